@@ -1,0 +1,67 @@
+// Per-VM counters: written by the VM's worker, read by anyone.
+//
+// Thread rule: a Counter has one writer at a time; readers may be on any thread and see a recent
+// value. No read-modify-write on the bus, so counting costs an add.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace zecorx {
+
+class Counter {
+  public:
+    void add(std::uint64_t n) {
+        value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+    }
+    std::uint64_t get() const { return value_.load(std::memory_order_relaxed); }
+
+  private:
+    std::atomic<std::uint64_t> value_{0};
+};
+
+// Why a received frame was copied instead of landing in the guest's buffer.
+enum class CopyReason : std::uint8_t {
+    kStarved,   // no chain was available when the NIC needed a buffer
+    kSmall,     // the buffer is shorter than the longest frame
+    kCrossing,  // the buffer is not contiguous for the device
+    kLayout,    // header split over buffers, or an odd data address
+};
+inline constexpr std::size_t kCopyReasons = 4;
+inline constexpr std::array<const char*, kCopyReasons> kCopyReasonNames{"starved", "small",
+                                                                        "crossing", "layout"};
+
+// Why a frame was lost.
+enum class DropReason : std::uint8_t {
+    kNoBuffer,   // rx: the driver posted nothing and the pending queue is full
+    kTooBig,     // rx: the frame does not fit the chain it belongs to
+    kStopped,    // rx: in flight while the queue was stopped
+    kBroken,     // rx: the ring is broken
+    kTxHeader,   // tx: chain shorter than its header, or an offload that was not negotiated
+    kTxLength,   // tx: shorter than an Ethernet header or longer than the port sends
+    kTxStopped,  // tx: copied but not sent when the queue was stopped
+};
+inline constexpr std::size_t kDropReasons = 7;
+inline constexpr std::array<const char*, kDropReasons> kDropReasonNames{
+    "no-buffer", "too-big", "stopped", "broken-ring", "tx-header", "tx-length", "tx-stopped"};
+
+struct VmCounters {
+    Counter rx_packets;  // completed on the used ring; zero_copied + all of copied
+    Counter rx_bytes;
+    Counter tx_packets;
+    Counter tx_bytes;
+    Counter zero_copied;
+    std::array<Counter, kCopyReasons> copied;
+    std::array<Counter, kDropReasons> dropped;
+    Counter calls;
+    Counter broken_rings;
+
+    void copy(CopyReason reason) { copied[static_cast<std::size_t>(reason)].add(1); }
+    void drop(DropReason reason, std::uint64_t n = 1) {
+        dropped[static_cast<std::size_t>(reason)].add(n);
+    }
+};
+
+}  // namespace zecorx

@@ -1,0 +1,143 @@
+// The device side of a split virtqueue (VIRTIO 2.7): acquire heads, complete them, publish.
+//
+// Thread rule: one thread at a time; the driver is the other party. All memory ordering of the
+// ring lives here. Indices are free-running 16-bit values, masked only to address a slot, and
+// distances are compared in wrapping uint16_t.
+//
+// Invariants: used_index() <= next_avail() <= the driver's avail index (as distances of at most
+// the ring size); a head is read once, from the slot next_avail() names.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "zecorx/virtio.h"
+
+namespace zecorx {
+
+// Where the rings of one virtqueue lie in this process; all three are guest-controlled memory.
+struct SplitRingLayout {
+    std::byte* desc = nullptr;
+    std::byte* avail = nullptr;
+    std::byte* used = nullptr;
+    std::uint32_t size = 0;  // descriptors, a power of two up to kMaxRingSize
+
+    // Whether a ring may be built on it (VIRTIO 2.7: alignments of 16, 2 and 4 bytes).
+    bool valid() const {
+        const auto aligned = [](const std::byte* at, std::uintptr_t to) {
+            return at != nullptr && reinterpret_cast<std::uintptr_t>(at) % to == 0;
+        };
+        return std::has_single_bit(size) && size <= kMaxRingSize && aligned(desc, 16) &&
+               aligned(avail, 2) && aligned(used, 4);
+    }
+};
+
+// One read of a descriptor the driver may be rewriting: each half is loaded exactly once.
+inline Desc snapshot(const std::byte* desc) {
+    const auto* words = reinterpret_cast<const std::uint64_t*>(desc);
+    struct Halves {
+        std::uint64_t low, high;
+    } halves{__atomic_load_n(words, __ATOMIC_RELAXED),
+             __atomic_load_n(words + 1, __ATOMIC_RELAXED)};
+    return std::bit_cast<Desc>(halves);
+}
+
+class SplitRing {
+  public:
+    SplitRing() = default;
+
+    // Continues where the driver's used index stands: every head beyond it is still the driver's
+    // to see again. REQUIRES: layout.valid().
+    explicit SplitRing(const SplitRingLayout& layout)
+        : layout_(layout),
+          mask_(static_cast<std::uint16_t>(layout.size - 1)),
+          used_index_(load_relaxed(layout.used + kRingIdxOffset)),
+          next_avail_(used_index_),
+          avail_index_(used_index_) {}
+
+    std::uint32_t size() const { return layout_.size; }
+    const std::byte* desc_table() const { return layout_.desc; }
+    std::uint16_t used_index() const { return used_index_; }
+    std::uint16_t next_avail() const { return next_avail_; }
+    // Heads acquired and not completed.
+    std::uint16_t held() const { return static_cast<std::uint16_t>(next_avail_ - used_index_); }
+
+    // Looks at the driver's avail index. False: it is ahead by more than the ring holds, so the
+    // ring is broken (keeps out an index that would make us read slots never written).
+    bool refresh() {
+        // Pairs with the driver's release store (or write barrier) of avail.idx: the slots and
+        // descriptors below the index are visible after this load.
+        avail_index_ = load_acquire(layout_.avail + kRingIdxOffset);
+        return static_cast<std::uint16_t>(avail_index_ - used_index_) <= layout_.size &&
+               available() <= layout_.size;
+    }
+
+    // Heads the driver has made available and nobody acquired, as of the last refresh().
+    std::uint16_t available() const {
+        return static_cast<std::uint16_t>(avail_index_ - next_avail_);
+    }
+
+    // The next head in avail order; it may be out of range, the caller checks it.
+    // REQUIRES: available() > 0.
+    std::uint16_t acquire() {
+        const std::size_t slot = next_avail_++ & mask_;
+        return load_relaxed(layout_.avail + kRingEntriesOffset + 2 * slot);
+    }
+
+    // Writes the next used entry; the driver sees it after publish(). REQUIRES: held() > 0.
+    void complete(std::uint16_t head, std::uint32_t length) {
+        const std::size_t slot = used_index_++ & mask_;
+        const UsedElem entry{head, length};
+        auto* at = reinterpret_cast<std::uint64_t*>(layout_.used + kRingEntriesOffset +
+                                                    sizeof(UsedElem) * slot);
+        // Entries lie 4 bytes off their natural alignment, so this store may be two on the bus;
+        // publish() orders both before the index.
+        __builtin_memcpy(at, &entry, sizeof entry);
+    }
+
+    // One step of used.idx for everything completed since the last call.
+    void publish() {
+        // Release: headers, payload and used entries come first. Pairs with the driver's load of
+        // used.idx and its read barrier.
+        __atomic_store_n(word(layout_.used + kRingIdxOffset), used_index_, __ATOMIC_RELEASE);
+    }
+
+    // Whether the driver wants to be told of what was just published (VIRTIO 2.7.7).
+    bool call_wanted() const {
+        // Full fence: the store of used.idx must be visible before the flag is read. Pairs with
+        // the driver, which clears the flag, fences, then looks at used.idx once more.
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        return (load_relaxed(layout_.avail + kRingFlagsOffset) & kAvailNoInterrupt) == 0;
+    }
+
+    // Tells the driver whether kicks are wanted (VIRTIO 2.7.10). A hint: no ordering.
+    void suppress_kicks(bool suppress) {
+        __atomic_store_n(word(layout_.used + kRingFlagsOffset), suppress ? kUsedNoNotify : 0,
+                         __ATOMIC_RELAXED);
+    }
+
+    // Gives every held head back to the avail ring: they are acquired again, in the same order.
+    void rewind() { next_avail_ = used_index_; }
+
+  private:
+    static std::uint16_t* word(std::byte* at) { return reinterpret_cast<std::uint16_t*>(at); }
+    static const std::uint16_t* word(const std::byte* at) {
+        return reinterpret_cast<const std::uint16_t*>(at);
+    }
+    static std::uint16_t load_relaxed(const std::byte* at) {
+        return __atomic_load_n(word(at), __ATOMIC_RELAXED);
+    }
+    static std::uint16_t load_acquire(const std::byte* at) {
+        return __atomic_load_n(word(at), __ATOMIC_ACQUIRE);
+    }
+
+    SplitRingLayout layout_;
+    std::uint16_t mask_ = 0;
+    std::uint16_t used_index_ = 0;   // next used entry to write; driver has seen up to publish()
+    std::uint16_t next_avail_ = 0;   // next avail entry to acquire
+    std::uint16_t avail_index_ = 0;  // the driver's index at the last refresh()
+};
+
+}  // namespace zecorx

@@ -1,0 +1,90 @@
+// Wire layouts and feature bits of virtio 1.2 that the backend and its test driver share.
+//
+// All fields are little-endian; the project supports little-endian hosts only. "VIRTIO" below is
+// the OASIS Virtual I/O Device specification, version 1.2.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace zecorx {
+
+static_assert(std::endian::native == std::endian::little, "virtio fields are little-endian");
+
+// Feature bits (VIRTIO 5.1.3, 6; vhost-user "Feature bits").
+enum Feature : std::uint64_t {
+    kFeatureNetMac = 1ULL << 5,
+    kFeatureNetMrgRxbuf = 1ULL << 15,
+    kFeatureNetStatus = 1ULL << 16,
+    kFeatureNetCtrlVq = 1ULL << 17,
+    kFeatureNetCtrlRx = 1ULL << 18,
+    kFeatureNetGuestAnnounce = 1ULL << 21,
+    kFeatureAnyLayout = 1ULL << 27,
+    kFeatureIndirectDesc = 1ULL << 28,
+    kFeatureEventIdx = 1ULL << 29,
+    kFeatureVhostUserProtocol = 1ULL << 30,
+    kFeatureVersion1 = 1ULL << 32,
+};
+
+// Split virtqueue (VIRTIO 2.7).
+
+inline constexpr std::uint16_t kDescNext = 1;      // VIRTQ_DESC_F_NEXT
+inline constexpr std::uint16_t kDescWrite = 2;     // VIRTQ_DESC_F_WRITE: device-writable
+inline constexpr std::uint16_t kDescIndirect = 4;  // VIRTQ_DESC_F_INDIRECT
+
+inline constexpr std::uint16_t kAvailNoInterrupt = 1;  // VIRTQ_AVAIL_F_NO_INTERRUPT
+inline constexpr std::uint16_t kUsedNoNotify = 1;      // VIRTQ_USED_F_NO_NOTIFY
+
+inline constexpr std::uint32_t kMaxRingSize = 32768;  // VIRTIO 2.7: queue size limit
+
+struct Desc {
+    std::uint64_t addr;  // GPA
+    std::uint32_t len;   // bytes
+    std::uint16_t flags;
+    std::uint16_t next;
+};
+static_assert(sizeof(Desc) == 16 && offsetof(Desc, len) == 8 && offsetof(Desc, next) == 14);
+
+struct UsedElem {
+    std::uint32_t id;   // head
+    std::uint32_t len;  // bytes written
+};
+static_assert(sizeof(UsedElem) == 8);
+
+// Avail ring: flags, idx, ring[size], used_event. Used ring: flags, idx, UsedElem ring[size],
+// avail_event. Their variable length keeps them from being C++ types; these are the offsets.
+inline constexpr std::size_t kRingFlagsOffset = 0;
+inline constexpr std::size_t kRingIdxOffset = 2;
+inline constexpr std::size_t kRingEntriesOffset = 4;
+
+// Sizes in bytes, trailing event word included (VIRTIO 2.7, table of alignment and size).
+constexpr std::size_t desc_table_size(std::uint32_t ring_size) { return 16UL * ring_size; }
+constexpr std::size_t avail_ring_size(std::uint32_t ring_size) { return 6 + 2UL * ring_size; }
+constexpr std::size_t used_ring_size(std::uint32_t ring_size) { return 6 + 8UL * ring_size; }
+
+// struct virtio_net_hdr (VIRTIO 5.1.6). num_buffers is present with VERSION_1 or MRG_RXBUF.
+struct NetHeader {
+    std::uint8_t flags;
+    std::uint8_t gso_type;
+    std::uint16_t hdr_len;
+    std::uint16_t gso_size;
+    std::uint16_t csum_start;
+    std::uint16_t csum_offset;
+    std::uint16_t num_buffers;
+};
+static_assert(sizeof(NetHeader) == 12 && offsetof(NetHeader, num_buffers) == 10);
+
+inline constexpr std::uint8_t kNetHeaderNeedsCsum = 1;
+inline constexpr std::uint8_t kNetHeaderDataValid = 2;
+inline constexpr std::uint8_t kNetHeaderGsoNone = 0;
+
+inline constexpr std::uint32_t kLegacyHeaderSize = 10;
+inline constexpr std::uint32_t kHeaderSize = 12;
+
+// Header length on every queue of a session that negotiated `features` (VIRTIO 5.1.6.1).
+constexpr std::uint32_t net_header_size(std::uint64_t features) {
+    return (features & (kFeatureVersion1 | kFeatureNetMrgRxbuf)) ? kHeaderSize : kLegacyHeaderSize;
+}
+
+}  // namespace zecorx

@@ -1,0 +1,51 @@
+// The daemon as a tree of resources, built top down and torn down by scope.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "eal.h"
+#include "options.h"
+#include "port.h"
+#include "socket_file.h"
+#include "soft82599/machine.h"
+#include "stats.h"
+#include "vhost_server.h"
+#include "vm.h"
+#include "worker.h"
+
+namespace zecorx {
+
+class Daemon {
+  public:
+    // Everything up to listening sockets. Throws std::runtime_error with the remedy, leaving
+    // nothing behind.
+    explicit Daemon(const Options& options);
+
+    // Serves until SIGINT or SIGTERM. REQUIRES: both are blocked in every thread.
+    void run();
+
+  private:
+    void make_vms();
+    void make_sockets();
+    void tick();
+    void report();
+    Snapshot take_snapshot();
+
+    const Options options_;
+    const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+    std::optional<Snapshot> reported_;
+
+    ControlMutex mutex_;
+    std::unique_ptr<soft82599::Machine> soft_nic_;  // only with --pci soft
+    std::unique_ptr<Eal> eal_;
+    std::unique_ptr<Port> port_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<std::unique_ptr<Vm>> vms_;
+    std::unique_ptr<RuntimeDirectory> runtime_directory_;
+    std::vector<std::unique_ptr<VhostSocket>> sockets_;
+};
+
+}  // namespace zecorx

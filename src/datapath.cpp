@@ -1,0 +1,184 @@
+#include "datapath.h"
+
+#include <fmt/format.h>
+#include <rte_ethdev.h>
+#include <rte_vhost.h>
+
+#include <cstring>
+#include <utility>
+
+namespace zecorx {
+namespace {
+
+constexpr std::uint16_t kReceiveq = 0;  // virtqueue numbers, VIRTIO 5.1.2
+constexpr std::uint16_t kTransmitq = 1;
+
+// Frames kept for a driver that posts nothing; beyond it the newest are dropped.
+constexpr std::uint32_t kPendingCap = 256;
+// The PMD's receive functions hold up to 64 scanned mbufs beside the descriptor ring.
+constexpr std::uint32_t kPmdStage = 64;
+
+constexpr std::uint32_t rx_mbufs() {
+    return Port::kRxDescriptors + kPmdStage + kPendingCap + 2 * Datapath::kBurst;
+}
+
+constexpr std::uint32_t tx_mbufs() { return Port::kTxDescriptors + 4 * Datapath::kBurst; }
+
+}  // namespace
+
+Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues)
+    : queues_(queues),
+      mbufs_(rx_mbufs()),
+      receive_(mbufs_, {.max_frame = port.geometry().max_frame(), .pending_cap = kPendingCap},
+               counters_),
+      transmit_(port.geometry().max_frame(), counters_) {
+    const std::uint32_t room = port.geometry().nic_buffer();
+    Mempool rx = make_rx_pool(fmt::format("rx_{}", name), mbufs_, room, receive_, port.socket());
+    Mempool tx = make_host_pool(fmt::format("tx_{}", name), tx_mbufs(), room, port.socket());
+    tx_pool_ = tx.get();
+    port.set_up_vm(queues_, std::move(rx), std::move(tx));
+}
+
+void Datapath::attach(const Rings& rings, const GuestMemory& memory) {
+    vid_ = rings.vid;
+    receive_.attach(rings.receive, memory, rings.header_size);
+    transmit_.attach(rings.transmit, memory, rings.header_size);
+    broken_.store(false, std::memory_order_relaxed);
+    // The last session may have completed heads whose call was never sent; a spurious call is
+    // harmless, a missing one is not.
+    call_pending_.fill(true);
+}
+
+Datapath::Bases Datapath::detach() noexcept {
+    for (; staged_first_ != staged_end_; ++staged_first_) {
+        rte_pktmbuf_free(staged_[staged_first_]);
+        counters_.drop(DropReason::kTxStopped);
+    }
+    vid_ = -1;
+    return {receive_.detach(), transmit_.detach()};
+}
+
+bool Datapath::poll() noexcept {
+    // Both, always: a busy receiveq must not keep the transmitq waiting.
+    const bool received = poll_receive();
+    const bool sent = poll_transmit();
+    if (call_pending_[kReceiveq] || call_pending_[kTransmitq]) [[unlikely]]
+        retry_calls();
+    if (receive_.broken() || transmit_.broken()) [[unlikely]]
+        report_broken();
+    return received || sent;
+}
+
+bool Datapath::poll_receive() noexcept {
+    std::array<rte_mbuf*, kBurst> frames;
+    const std::uint16_t count =
+        rte_eth_rx_burst(queues_.port, queues_.queue, frames.data(), kBurst);
+    if (count == 0 && receive_.pending() == 0) return false;
+    for (std::uint16_t i = 0; i < count; ++i) {
+        receive_.returned(frames[i], frames[i]->data_len);
+    }
+    if (receive_.complete() > 0 && receive_.call_wanted()) call(kReceiveq);
+    return count > 0;
+}
+
+bool Datapath::poll_transmit() noexcept {
+    if (!send_staged()) return false;  // the TX queue is full: let it drain first
+    const std::uint32_t waiting = transmit_.waiting(kBurst);
+    if (waiting == 0 || !stage_frames(waiting)) return false;
+    transmit_.publish();
+    if (transmit_.call_wanted()) call(kTransmitq);
+    send_staged();
+    return true;
+}
+
+// False: every mbuf waits in the TX queue, so the chains stay with the driver for now.
+bool Datapath::stage_frames(std::uint32_t count) noexcept {
+    std::array<rte_mbuf*, kBurst> mbufs;
+    staged_first_ = staged_end_ = 0;
+    if (rte_pktmbuf_alloc_bulk(tx_pool_, mbufs.data(), count) != 0) return false;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        rte_mbuf* mbuf = mbufs[i];
+        const std::uint32_t length =
+            transmit_.next({rte_pktmbuf_mtod(mbuf, std::byte*), rte_pktmbuf_tailroom(mbuf)});
+        if (length == 0) {
+            rte_pktmbuf_free(mbuf);
+            continue;
+        }
+        mbuf->data_len = static_cast<std::uint16_t>(length);
+        mbuf->pkt_len = length;
+        if (learn_) [[unlikely]]
+            learn_from(mbuf);
+        staged_[staged_end_++] = mbuf;
+    }
+    return true;
+}
+
+// True: nothing is left staged.
+bool Datapath::send_staged() noexcept {
+    if (staged_first_ == staged_end_) return true;
+    if (transmit_held_.load(std::memory_order_acquire)) [[unlikely]]
+        return false;
+    staged_first_ = static_cast<std::uint16_t>(
+        staged_first_ + rte_eth_tx_burst(queues_.port, queues_.queue, &staged_[staged_first_],
+                                         staged_end_ - staged_first_));
+    return staged_first_ == staged_end_;
+}
+
+void Datapath::learn_from(const rte_mbuf* frame) noexcept {
+    constexpr std::size_t kSourceOffset = 6;  // destination address first, IEEE 802.3 3.1.1
+    const auto source =
+        MacAddress::from_wire({rte_pktmbuf_mtod_offset(frame, const std::byte*, kSourceOffset), 6});
+    if (!source.is_station()) return;
+    std::uint64_t packed = 0;
+    std::memcpy(&packed, source.bytes.data(), source.bytes.size());
+    learned_.store(packed, std::memory_order_relaxed);
+    learn_ = false;
+    transmit_held_.store(true, std::memory_order_relaxed);
+    needs_control_.store(true, std::memory_order_release);
+}
+
+std::optional<MacAddress> Datapath::learned() const {
+    const std::uint64_t packed = learned_.load(std::memory_order_relaxed);
+    if (packed == 0) return std::nullopt;
+    MacAddress mac;
+    std::memcpy(mac.bytes.data(), &packed, mac.bytes.size());
+    return mac;
+}
+
+void Datapath::call(std::uint16_t ring) noexcept {
+    // Never the blocking form: the library's message handler may hold the ring's lock while it
+    // waits for this worker to let go of the datapath.
+    if (rte_vhost_vring_call_nonblock(vid_, ring) == -EAGAIN) {
+        call_pending_[ring] = true;
+        return;
+    }
+    call_pending_[ring] = false;
+    counters_.calls.add(1);
+}
+
+void Datapath::retry_calls() noexcept {
+    for (const std::uint16_t ring : {kReceiveq, kTransmitq}) {
+        if (call_pending_[ring]) call(ring);
+    }
+}
+
+void Datapath::drain() noexcept {
+    for (int burst = 0; burst < Port::kRxDescriptors / kBurst && poll_receive(); ++burst) {
+    }
+    poll_transmit();
+    retry_calls();
+}
+
+void Datapath::report_broken() noexcept {
+    if (broken_.load(std::memory_order_relaxed)) return;
+    broken_.store(true, std::memory_order_release);
+    needs_control_.store(true, std::memory_order_release);
+}
+
+std::string Datapath::describe_broken() const {
+    const bool receive = receive_.broken();
+    const RingError error = receive ? receive_.error() : transmit_.error();
+    return fmt::format("{}: {}", receive ? "receiveq" : "transmitq", describe(error));
+}
+
+}  // namespace zecorx

@@ -1,0 +1,113 @@
+// The data path of one VM: its receiveq fed by its NIC RX queue, its transmitq to its TX queue.
+//
+// Thread rule: poll() belongs to the worker that holds the datapath, everything else to the
+// control side while no worker holds it; marked members cross threads. The hot path neither locks,
+// allocates, throws nor logs.
+#pragma once
+
+#include <rte_mbuf.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "port.h"
+#include "rx_pool.h"
+#include "zecorx/counters.h"
+#include "zecorx/mac_address.h"
+#include "zecorx/transmit_path.h"
+
+namespace zecorx {
+
+class Datapath {
+  public:
+    static constexpr std::uint16_t kBurst = 32;
+
+    // Creates the VM's mempools and sets its queue pair up on the port.
+    Datapath(const std::string& name, Port& port, const VmQueues& queues);
+    Datapath(const Datapath&) = delete;
+    Datapath& operator=(const Datapath&) = delete;
+
+    struct Rings {
+        SplitRing receive;
+        SplitRing transmit;
+        std::uint32_t header_size = kHeaderSize;
+        int vid = -1;
+    };
+
+    // Begins serving a session. `memory` outlives the attachment.
+    void attach(const Rings& rings, const GuestMemory& memory);
+
+    struct Bases {
+        std::uint16_t receive = 0;
+        std::uint16_t transmit = 0;
+    };
+    // Ends it and returns where both rings resume. REQUIRES: the RX queue is stopped.
+    Bases detach() noexcept;
+
+    // One round over both rings. False: there was nothing to do.
+    bool poll() noexcept;
+
+    // Completes what the NIC has already delivered, at most one descriptor ring of it.
+    // REQUIRES: steering is removed and no worker holds the datapath.
+    void drain() noexcept;
+
+    // Any thread.
+    const VmCounters& counters() const { return counters_; }
+    // Something for the control side: a broken ring or a learned address. Any thread.
+    bool needs_control() const { return needs_control_.load(std::memory_order_acquire); }
+    void control_done() { needs_control_.store(false, std::memory_order_relaxed); }
+
+    // Control side; while a worker holds the datapath only after needs_control().
+    bool broken() const { return broken_.load(std::memory_order_acquire); }
+    std::string describe_broken() const;
+    // Learn the VM's address from what it sends next. Frames then wait from the first one on
+    // until release_transmit(), so that the answer finds the address steered.
+    void learn_address(bool learn) {
+        learn_ = learn;
+        learned_.store(0, std::memory_order_relaxed);
+        transmit_held_.store(false, std::memory_order_relaxed);
+    }
+    void release_transmit() { transmit_held_.store(false, std::memory_order_release); }
+    std::optional<MacAddress> learned() const;
+
+    // Buffers that are neither posted nor pending, of how many. Control side, detached.
+    std::uint32_t mbufs() const { return mbufs_; }
+    std::uint32_t mbufs_held() const {
+        return mbufs_ - static_cast<std::uint32_t>(receive_.idle());
+    }
+
+  private:
+    bool poll_receive() noexcept;
+    bool poll_transmit() noexcept;
+    bool send_staged() noexcept;
+    bool stage_frames(std::uint32_t count) noexcept;
+    void learn_from(const rte_mbuf* frame) noexcept;
+    void call(std::uint16_t ring) noexcept;
+    void retry_calls() noexcept;
+    void report_broken() noexcept;
+
+    const VmQueues queues_;
+    const std::uint32_t mbufs_;
+    VmCounters counters_;
+    MbufReceivePath receive_;
+    TransmitPath transmit_;
+    rte_mempool* tx_pool_;  // the port's
+    int vid_ = -1;
+    // Calls the library could not send at once, by ring; a lost call would hang the driver.
+    std::array<bool, 2> call_pending_{};
+    // Frames copied out of the guest that the TX queue had no room for yet.
+    std::array<rte_mbuf*, kBurst> staged_{};
+    std::uint16_t staged_first_ = 0;
+    std::uint16_t staged_end_ = 0;
+    bool learn_ = false;
+
+    std::atomic<bool> broken_{false};
+    std::atomic<bool> needs_control_{false};
+    std::atomic<bool> transmit_held_{false};
+    std::atomic<std::uint64_t> learned_{0};  // MAC in the low 6 bytes, 0 = none
+};
+
+}  // namespace zecorx

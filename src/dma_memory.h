@@ -1,0 +1,60 @@
+// Guest memory made reachable for the NIC, for as long as this object lives.
+#pragma once
+
+#include <rte_dev.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "page_pin.h"
+#include "zecorx/guest_memory.h"
+
+namespace zecorx {
+
+// One mapping of the frontend's memory: registered with EAL, so that rte_mem_iova2virt knows it,
+// and, where an IOMMU translates (IOVA = VA), mapped for the device. With physical IOVAs the pages
+// are pinned and their addresses read once, here; never on the data path.
+class DmaRegion {
+  public:
+    // `memory` is page-aligned. `page_size` is that of the file behind it. Throws
+    // std::runtime_error with the remedy.
+    DmaRegion(std::span<std::byte> memory, std::size_t page_size, rte_device* device);
+    ~DmaRegion();
+    DmaRegion(const DmaRegion&) = delete;
+    DmaRegion& operator=(const DmaRegion&) = delete;
+
+    std::span<std::byte> memory() const { return memory_; }
+    unsigned page_shift() const { return page_shift_; }
+    // One IOVA a page; empty where IOVA = VA.
+    std::span<const std::uint64_t> iova_pages() const { return iova_pages_; }
+
+  private:
+    void read_iovas();
+    void register_with_eal();
+    void map_for_device();
+
+    std::span<std::byte> memory_;
+    std::size_t page_size_;
+    unsigned page_shift_;
+    rte_device* device_;
+    std::unique_ptr<PagePin> pin_;
+    std::vector<std::uint64_t> iova_pages_;
+};
+
+// The memory table of one vhost session. Throws std::runtime_error.
+class DmaMemory {
+  public:
+    DmaMemory(int vid, rte_device* device);
+
+    const GuestMemory& guest() const { return guest_; }
+
+  private:
+    std::vector<std::unique_ptr<DmaRegion>> regions_;
+    GuestMemory guest_;
+};
+
+}  // namespace zecorx

@@ -1,0 +1,90 @@
+#include "host_checks.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string_view>
+
+namespace zecorx {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kHugePages = "/sys/kernel/mm/hugepages";
+constexpr std::array<std::string_view, 2> kUioDrivers{"igb_uio", "uio_pci_generic"};
+
+std::uint64_t read_number(const fs::path& path) {
+    std::ifstream file(path);
+    std::uint64_t number = 0;
+    file >> number;
+    return number;
+}
+
+// Free huge pages of all sizes, in KiB. Directories are named hugepages-<size>kB.
+std::uint64_t free_huge_kib() {
+    constexpr std::string_view kPrefix = "hugepages-";
+    std::uint64_t total = 0;
+    std::error_code error;
+    for (const auto& size : fs::directory_iterator(kHugePages, error)) {
+        const std::string name = size.path().filename().string();
+        if (!name.starts_with(kPrefix)) continue;
+        total +=
+            std::stoull(name.substr(kPrefix.size())) * read_number(size.path() / "free_hugepages");
+    }
+    return total;
+}
+
+fs::path device_path(const std::string& bdf) { return fs::path("/sys/bus/pci/devices") / bdf; }
+
+// The driver's name; empty: none.
+std::string driver_of(const std::string& bdf) {
+    std::error_code error;
+    const fs::path link = fs::read_symlink(device_path(bdf) / "driver", error);
+    return error ? "" : link.filename().string();
+}
+
+}  // namespace
+
+void check_permission() {
+    if (::geteuid() != 0) {
+        throw std::runtime_error(
+            "the daemon needs root to reach huge pages, page addresses and the NIC; run it as "
+            "root");
+    }
+}
+
+void check_huge_pages(unsigned mebibytes) {
+    const std::uint64_t free = free_huge_kib() / 1024;
+    if (free >= mebibytes) return;
+    constexpr unsigned kPage = 2;  // MiB
+    throw std::runtime_error(
+        fmt::format("{} MiB of huge pages needed, {} MiB free; reserve more, as in 'sysctl "
+                    "vm.nr_hugepages={}', or ask for less with --huge-mem",
+                    mebibytes, free, (mebibytes + kPage - 1) / kPage));
+}
+
+void check_pci_device(const std::string& bdf) {
+    if (!fs::exists(device_path(bdf))) {
+        throw std::runtime_error(fmt::format(
+            "there is no PCI device {}; 'lspci -D -d 8086:' lists Intel's, --pci soft needs none",
+            bdf));
+    }
+    const std::string driver = driver_of(bdf);
+    if (driver == "vfio-pci" || std::ranges::count(kUioDrivers, driver) != 0) return;
+    throw std::runtime_error(
+        fmt::format("PCI device {} is bound to {}; bind it to vfio-pci with 'dpdk-devbind.py -b "
+                    "vfio-pci {}' (the kernel loses the interface)",
+                    bdf, driver.empty() ? "no driver" : "the kernel driver " + driver, bdf));
+}
+
+bool uses_physical_iova(const std::string& bdf) {
+    return std::ranges::count(kUioDrivers, driver_of(bdf)) != 0;
+}
+
+}  // namespace zecorx

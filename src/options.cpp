@@ -1,0 +1,336 @@
+#include "options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <rte_kvargs.h>
+#include <sched.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <charconv>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <set>
+#include <span>
+#include <sstream>
+
+namespace zecorx {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr std::size_t kMaxName = 16;  // mempools carry it in their names, which DPDK limits
+
+template <class... Args>
+[[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
+    throw OptionError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+po::options_description general_options() {
+    po::options_description general("zecorx-vhost [options] [-- EAL arguments]");
+    general.add_options()                                         //
+        ("help,h", "print this help and exit")                    //
+        ("version,V", "print the version and exit")               //
+        ("config", po::value<std::string>()->value_name("FILE"),  //
+         "read these options, without the dashes, from an INI file");
+    return general;
+}
+
+po::options_description shared_options() {
+    po::options_description shared("Options that a configuration file may hold too");
+    shared.add_options()  //
+        ("vdev", po::value<std::vector<std::string>>()->value_name("NAME[,KEY=VALUE...]"),
+         "a VM, repeatable. Keys:\n"
+         "iface=PATH   vhost-user socket [RUNTIME_DIR/NAME.sock]\n"
+         "mac=ADDRESS  its MAC address [learned from the guest]\n"
+         "client=0|1   connect to the frontend's socket instead of listening, with retry [0]")  //
+        ("pci", po::value<std::string>()->value_name("BDF|soft[,KEY=VALUE...]"),
+         "the 82599 at this PCI address, or the embedded software 82599 [soft]. Keys of soft:\n"
+         "wire=tap:NAME       a TAP interface\n"
+         "wire=pcap:IN[,OUT]  capture files\n"
+         "wire=gen:...        a traffic generator")  //
+        ("lcores", po::value<std::string>()->value_name("CPUS"),
+         "CPUs of the workers, one worker each, as in 1,3-5 [the last CPU]")  //
+        ("huge-mem", po::value<unsigned>()->value_name("MIB"),
+         "huge-page memory for DPDK [256]")  //
+        ("idle-sleep", po::value<std::string>()->value_name("USEC|off"),
+         "longest sleep of a worker that finds nothing; off: pure polling [100]")  //
+        ("stats-interval", po::value<unsigned>()->value_name("SECONDS"),
+         "print statistics this often; 0: never [1 on a terminal, else 0]")  //
+        ("stats-format", po::value<std::string>()->value_name("text|json"),
+         "json: one object a line [text]")  //
+        ("log-level", po::value<std::string>()->value_name("LEVEL"),
+         "trace, debug, info, warning, error, critical or off [info]");
+    return shared;
+}
+
+po::options_description all_options() {
+    po::options_description all;
+    all.add(general_options()).add(shared_options());
+    return all;
+}
+
+// What Boost says, in words of the command line: it names the option, but not what to do.
+po::variables_map read(std::span<const char* const> arguments) {
+    po::variables_map values;
+    const std::vector<std::string> words(arguments.begin(), arguments.end());
+    try {
+        // Abbreviations are off: a typo must not become another option.
+        using namespace po::command_line_style;
+        constexpr int kStyle = unix_style & ~allow_guessing;
+        po::store(po::command_line_parser(words)
+                      .options(all_options())
+                      .style(kStyle)
+                      .positional(po::positional_options_description())
+                      .run(),
+                  values);
+    } catch (const po::too_many_positional_options_error&) {
+        fail("there is an argument that belongs to no option; see --help");
+    } catch (const po::error& error) {
+        fail("{}; see --help", error.what());
+    }
+    return values;
+}
+
+void read_config(po::variables_map& values) {
+    const auto path = values["config"].as<std::string>();
+    std::ifstream file(path);
+    if (!file) fail("cannot read the configuration file {}: {}", path, std::strerror(errno));
+    // The first store() of an option wins, but VMs of both places are wanted.
+    std::vector<std::string> vdevs;
+    if (values.count("vdev")) vdevs = values["vdev"].as<std::vector<std::string>>();
+    try {
+        const auto parsed = po::parse_config_file(file, shared_options());
+        po::variables_map from_file;
+        po::store(parsed, from_file);
+        if (from_file.count("vdev")) {
+            const auto more = from_file["vdev"].as<std::vector<std::string>>();
+            vdevs.insert(vdevs.end(), more.begin(), more.end());
+        }
+        po::store(parsed, values);
+    } catch (const po::error& error) {
+        fail("configuration file {}: {}", path, error.what());
+    }
+    if (!vdevs.empty()) values.at("vdev").value() = vdevs;
+}
+
+std::optional<unsigned> to_number(std::string_view text) {
+    unsigned number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+    return number;
+}
+
+bool parse_flag(const VmOptions& vm, std::string_view key, std::string_view value) {
+    if (value != "0" && value != "1") fail("--vdev {}: {}={} must be 0 or 1", vm.name, key, value);
+    return value == "1";
+}
+
+void set_key(VmOptions& vm, std::string_view key, std::string_view value) {
+    if (key == "iface") {
+        vm.socket_path = value;
+    } else if (key == "client") {
+        vm.client = parse_flag(vm, key, value);
+    } else if (key == "mac") {
+        vm.mac = MacAddress::parse(value);
+        if (!vm.mac || !vm.mac->is_station()) {
+            fail("--vdev {}: mac={} is no unicast MAC address like 52:54:00:12:34:56", vm.name,
+                 value);
+        }
+    } else {
+        fail("--vdev {}: unknown key '{}'; the keys are iface, mac and client", vm.name, key);
+    }
+}
+
+bool valid_name(std::string_view name) {
+    return !name.empty() && name.size() <= kMaxName && std::ranges::all_of(name, [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+    });
+}
+
+struct KvargsFree {
+    void operator()(rte_kvargs* list) const { rte_kvargs_free(list); }
+};
+
+VmOptions parse_vdev(const std::string& text) {
+    const auto comma = text.find(',');
+    VmOptions vm;
+    vm.name = text.substr(0, comma);
+    if (!valid_name(vm.name)) {
+        fail("--vdev {}: a name has 1 to {} letters, digits, '_' or '-', as in net_vhost0", text,
+             kMaxName);
+    }
+    if (comma != std::string::npos) {
+        const std::unique_ptr<rte_kvargs, KvargsFree> list(
+            rte_kvargs_parse(text.c_str() + comma + 1, nullptr));
+        if (!list) fail("--vdev {}: expected KEY=VALUE pairs after the name", text);
+        std::set<std::string> seen;
+        for (const rte_kvargs_pair& pair : std::span(list->pairs, list->count)) {
+            if (pair.value == nullptr || *pair.value == '\0') {
+                fail("--vdev {}: key '{}' has no value", vm.name, pair.key);
+            }
+            if (!seen.insert(pair.key).second) {
+                fail("--vdev {}: key '{}' is given twice", vm.name, pair.key);
+            }
+            set_key(vm, pair.key, pair.value);
+        }
+    }
+    if (vm.socket_path.empty()) {
+        vm.default_socket = true;
+        vm.socket_path = runtime_directory() + "/" + vm.name + ".sock";
+    }
+    if (vm.socket_path.size() >= sizeof(sockaddr_un::sun_path)) {
+        fail("--vdev {}: socket path {} is longer than {} characters", vm.name, vm.socket_path,
+             sizeof(sockaddr_un::sun_path) - 1);
+    }
+    return vm;
+}
+
+void check_distinct(const std::vector<VmOptions>& vms) {
+    std::set<std::string> names, paths, macs;
+    for (const VmOptions& vm : vms) {
+        if (!names.insert(vm.name).second) fail("two --vdev have the name {}", vm.name);
+        if (!paths.insert(vm.socket_path).second) {
+            fail("two --vdev have the socket {}", vm.socket_path);
+        }
+        if (vm.mac && !macs.insert(vm.mac->to_string()).second) {
+            fail("two --vdev have the MAC address {}", vm.mac->to_string());
+        }
+    }
+}
+
+bool is_bdf(std::string_view text) {
+    constexpr std::string_view kForm = "xxxx:xx:xx.x";
+    return text.size() == kForm.size() && std::ranges::equal(text, kForm, [](char c, char form) {
+               return form == 'x' ? std::isxdigit(static_cast<unsigned char>(c)) != 0 : c == form;
+           });
+}
+
+NicOptions parse_pci(const std::string& text) {
+    if (text == "soft") return {};
+    if (text.starts_with("soft,")) return {.bdf = {}, .soft_args = text.substr(5)};
+    if (!is_bdf(text)) {
+        fail("--pci {}: expected a PCI address like 0000:03:00.0, or soft for the software 82599",
+             text);
+    }
+    return {.soft = false, .bdf = text, .soft_args = {}};
+}
+
+std::vector<unsigned> allowed_cpus() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::vector<unsigned> cpus;
+    if (::sched_getaffinity(0, sizeof set, &set) != 0) return {0};
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+    }
+    return cpus;
+}
+
+void add_cpus(std::vector<unsigned>& cpus, const std::string& item, const std::string& all) {
+    const auto dash = item.find('-');
+    const auto first = to_number(std::string_view(item).substr(0, dash));
+    const auto last =
+        dash == std::string::npos ? first : to_number(std::string_view(item).substr(dash + 1));
+    if (!first || !last || *first > *last || *last >= CPU_SETSIZE) {
+        fail("--lcores {}: expected CPU numbers like 1,3-5", all);
+    }
+    for (unsigned cpu = *first; cpu <= *last; ++cpu) cpus.push_back(cpu);
+}
+
+std::vector<unsigned> parse_lcores(const std::string& text) {
+    std::vector<unsigned> cpus;
+    std::istringstream items(text);
+    for (std::string item; std::getline(items, item, ',');) add_cpus(cpus, item, text);
+    const std::vector<unsigned> allowed = allowed_cpus();
+    for (const unsigned cpu : cpus) {
+        if (!std::ranges::binary_search(allowed, cpu)) {
+            fail("--lcores {}: this process may not run on CPU {}; allowed: {}", text, cpu,
+                 fmt::join(allowed, ","));
+        }
+        if (std::ranges::count(cpus, cpu) > 1) fail("--lcores {}: CPU {} twice", text, cpu);
+    }
+    if (cpus.empty()) fail("--lcores: expected CPU numbers like 1,3-5");
+    return cpus;
+}
+
+std::chrono::microseconds parse_idle_sleep(const std::string& text) {
+    constexpr unsigned kMost = 100'000;  // a tenth of a second: longer would look like a hang
+    if (text == "off") return std::chrono::microseconds(0);
+    const auto number = to_number(text);
+    if (!number || *number > kMost) {
+        fail("--idle-sleep {}: expected microseconds up to {}, or off", text, kMost);
+    }
+    return std::chrono::microseconds(*number);
+}
+
+StatsFormat parse_stats_format(const std::string& text) {
+    if (text == "text") return StatsFormat::kText;
+    if (text == "json") return StatsFormat::kJson;
+    fail("--stats-format {}: expected text or json", text);
+}
+
+std::string parse_log_level(const std::string& text) {
+    constexpr std::array kLevels{"trace", "debug", "info", "warning", "error", "critical", "off"};
+    if (std::ranges::find(kLevels, text) == kLevels.end()) {
+        fail("--log-level {}: expected {}", text, fmt::join(kLevels, ", "));
+    }
+    return text;
+}
+
+void fill(Options& options, const po::variables_map& values) {
+    const auto text = [&](const char* name) { return values[name].as<std::string>(); };
+    if (values.count("vdev")) {
+        for (const auto& vdev : values["vdev"].as<std::vector<std::string>>()) {
+            options.vms.push_back(parse_vdev(vdev));
+        }
+    }
+    if (options.vms.empty()) fail("no VM given; add --vdev net_vhost0, or see --help");
+    check_distinct(options.vms);
+    if (values.count("pci")) options.nic = parse_pci(text("pci"));
+    options.worker_cpus = values.count("lcores") ? parse_lcores(text("lcores"))
+                                                 : std::vector<unsigned>{allowed_cpus().back()};
+    if (values.count("huge-mem")) options.huge_memory = values["huge-mem"].as<unsigned>();
+    if (values.count("idle-sleep")) options.idle_sleep = parse_idle_sleep(text("idle-sleep"));
+    if (values.count("stats-interval")) {
+        options.stats_interval = std::chrono::seconds(values["stats-interval"].as<unsigned>());
+    }
+    if (values.count("stats-format")) {
+        options.stats_format = parse_stats_format(text("stats-format"));
+    }
+    if (values.count("log-level")) options.log_level = parse_log_level(text("log-level"));
+}
+
+}  // namespace
+
+Options parse_options(int argc, const char* const* argv) {
+    const std::span<const char* const> arguments(argv + 1, static_cast<std::size_t>(argc - 1));
+    const auto separator =
+        std::ranges::find_if(arguments, [](std::string_view word) { return word == "--"; });
+    Options options;
+    po::variables_map values = read({arguments.begin(), separator});
+    if (separator != arguments.end()) options.eal_args.assign(separator + 1, arguments.end());
+    options.help = values.count("help") > 0;
+    options.version = values.count("version") > 0;
+    if (options.help || options.version) return options;
+    if (values.count("config")) read_config(values);
+    fill(options, values);
+    return options;
+}
+
+std::string help_text() {
+    std::ostringstream text;
+    text << all_options()
+         << "\nRUNTIME_DIR is $RUNTIME_DIRECTORY, or /run/zecorx-vhost.\n"
+            "Example: zecorx-vhost --vdev net_vhost0 --pci 0000:03:00.0\n";
+    return text.str();
+}
+
+std::string runtime_directory() {
+    const char* directory = std::getenv("RUNTIME_DIRECTORY");  // systemd.exec(5)
+    return directory != nullptr && *directory != '\0' ? directory : "/run/zecorx-vhost";
+}
+
+}  // namespace zecorx

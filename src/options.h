@@ -1,0 +1,62 @@
+// The command line and the configuration file, checked.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "zecorx/mac_address.h"
+
+namespace zecorx {
+
+// What the operator typed cannot be used; what() says what, and what to type instead.
+class OptionError : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+// One --vdev NAME[,iface=PATH][,mac=ADDRESS][,client=0|1].
+struct VmOptions {
+    std::string name;
+    std::string socket_path;        // never empty
+    bool default_socket = false;    // in the daemon's own runtime directory
+    std::optional<MacAddress> mac;  // none: learned from the guest
+    bool client = false;            // connect to the frontend instead of listening for it
+};
+
+// --pci BDF, or --pci soft[,wire=...].
+struct NicOptions {
+    bool soft = true;
+    std::string bdf;        // of a real NIC
+    std::string soft_args;  // what follows "soft,"
+};
+
+enum class StatsFormat { kText, kJson };
+
+struct Options {
+    std::vector<VmOptions> vms;
+    NicOptions nic;
+    std::vector<unsigned> worker_cpus;  // one worker each, never empty
+    unsigned huge_memory = 256;         // MiB for EAL
+    std::chrono::microseconds idle_sleep{100};
+    std::optional<std::chrono::seconds> stats_interval;  // none: a second on a terminal, else never
+    StatsFormat stats_format = StatsFormat::kText;
+    std::string log_level = "info";
+    std::vector<std::string> eal_args;  // after --
+    bool help = false;
+    bool version = false;
+};
+
+// Reads argv and, if it names one, the configuration file. What the command line says wins, and
+// its --vdev are added to the file's. Throws OptionError.
+Options parse_options(int argc, const char* const* argv);
+
+std::string help_text();
+
+// Where sockets go that no iface= names.
+std::string runtime_directory();
+
+}  // namespace zecorx

@@ -1,0 +1,62 @@
+// The mempool behind a VM's NIC RX queue: its "objects" are the guest's avail ring.
+//
+// The PMD refills its descriptor ring with rte_mempool_get(_bulk) and frees what it still holds
+// with rte_mempool_put when the queue stops; the handler here hands both to the VM's ReceivePath.
+// Every mbuf has its own host room of the NIC's buffer size, so the same object serves as G (aimed
+// at guest memory) and as H (aimed at its own room).
+#pragma once
+
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "zecorx/receive_path.h"
+
+namespace zecorx {
+
+// Aims mbufs; the PMD tells the NIC buf_iova + RTE_PKTMBUF_HEADROOM, whatever else is in the mbuf.
+struct MbufBuffers {
+    static void aim_at_guest(void* buffer, std::byte* data, std::uint64_t iova) noexcept {
+        auto* mbuf = static_cast<rte_mbuf*>(buffer);
+        mbuf->buf_addr = data - RTE_PKTMBUF_HEADROOM;
+        mbuf->buf_iova = iova - RTE_PKTMBUF_HEADROOM;
+    }
+    static void aim_at_host(void* buffer) noexcept {
+        auto* mbuf = static_cast<rte_mbuf*>(buffer);
+        constexpr std::size_t kRoomOffset = sizeof(rte_mbuf);  // the pool has no private area
+        mbuf->buf_addr = static_cast<std::byte*>(buffer) + kRoomOffset;
+        mbuf->buf_iova = rte_mempool_virt2iova(mbuf) + kRoomOffset;
+    }
+    static const std::byte* host_data(void* buffer) noexcept {
+        return static_cast<const std::byte*>(static_cast<rte_mbuf*>(buffer)->buf_addr) +
+               RTE_PKTMBUF_HEADROOM;
+    }
+};
+
+using MbufReceivePath = ReceivePath<MbufBuffers>;
+
+struct MempoolFree {
+    void operator()(rte_mempool* pool) const { rte_mempool_free(pool); }
+};
+using Mempool = std::unique_ptr<rte_mempool, MempoolFree>;
+
+// A pktmbuf pool of `mbufs` mbufs with `nic_buffer` bytes of room each, fed by `path`, which
+// outlives it and holds every mbuf after the call. Throws std::runtime_error.
+Mempool make_rx_pool(const std::string& name, std::uint32_t mbufs, std::uint32_t nic_buffer,
+                     MbufReceivePath& path, int socket);
+
+// An ordinary pool of host mbufs.
+Mempool make_host_pool(const std::string& name, std::uint32_t mbufs, std::uint32_t room,
+                       int socket);
+
+// Refills of this size come from the PMD's vector receive function only: it asks for 32 mbufs at
+// a time (RTE_IXGBE_RXQ_REARM_THRESH) and goes on delivering when refused, while the scalar
+// function asks for one and the bulk function for rx_free_thresh, and both stall.
+inline constexpr std::uint32_t kVectorRefill = 32;
+// Chosen different from kVectorRefill, so that the size of a refill tells who asks.
+inline constexpr std::uint16_t kBulkRefill = 64;
+
+}  // namespace zecorx

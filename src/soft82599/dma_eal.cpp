@@ -1,0 +1,58 @@
+#include "dma_eal.h"
+
+#include <rte_memory.h>
+
+#include <algorithm>
+
+namespace zecorx::soft82599 {
+namespace {
+
+constexpr unsigned kHugeShift = 21;
+constexpr unsigned kSmallShift = 12;
+
+std::size_t slot_of(std::uint64_t iova, unsigned shift, std::size_t slots) {
+    return (iova >> shift) % slots;
+}
+
+// Whether EAL maps this page, at this address and with this IOVA, at this moment.
+bool is_current(const std::byte* address, std::uint64_t iova) {
+    const rte_memseg_list* const list = rte_mem_virt2memseg_list(address);
+    if (list == nullptr) return false;
+    const rte_memseg* const segment = rte_mem_virt2memseg(address, list);
+    return segment != nullptr && segment->addr != nullptr && segment->iova == iova;
+}
+
+}  // namespace
+
+EalDmaSpace::EalDmaSpace() : huge_pages_(kSlots), small_pages_(kSlots) {}
+
+std::span<std::byte> EalDmaSpace::translate(std::uint64_t iova, std::size_t length) {
+    const Page* const page = find(iova);
+    if (page == nullptr) return {};
+    const std::uint64_t offset = iova - page->iova;
+    return {page->address + offset, std::min<std::size_t>(length, page->size - offset)};
+}
+
+const EalDmaSpace::Page* EalDmaSpace::find(std::uint64_t iova) {
+    Page& huge = huge_pages_[slot_of(iova, kHugeShift, kSlots)];
+    if (huge.holds(iova) && is_current(huge.address, huge.iova)) return &huge;
+    Page& small = small_pages_[slot_of(iova, kSmallShift, kSlots)];
+    if (small.holds(iova) && is_current(small.address, small.iova)) return &small;
+    const Page found = look_up(iova);
+    if (found.size == 0) return nullptr;
+    Page& slot = found.size >> kHugeShift != 0 ? huge : small;
+    slot = found;
+    return &slot;
+}
+
+EalDmaSpace::Page EalDmaSpace::look_up(std::uint64_t iova) const {
+    const auto* const address = static_cast<const std::byte*>(rte_mem_iova2virt(iova));
+    if (address == nullptr) return {};
+    const rte_memseg_list* const list = rte_mem_virt2memseg_list(address);
+    if (list == nullptr) return {};
+    const rte_memseg* const segment = rte_mem_virt2memseg(address, list);
+    if (segment == nullptr) return {};
+    return {segment->iova, static_cast<std::byte*>(segment->addr), segment->len};
+}
+
+}  // namespace zecorx::soft82599

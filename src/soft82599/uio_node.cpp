@@ -1,0 +1,92 @@
+#include "uio_node.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <termios.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <stdexcept>
+
+namespace zecorx::soft82599 {
+namespace {
+
+// Real UIO devices count from 0 up; these numbers are out of their way.
+constexpr unsigned kFirstNumber = 240;
+constexpr unsigned kLastNumber = 999;
+
+std::runtime_error node_error(const std::string& what) {
+    return std::runtime_error("cannot create a /dev/uio node for the software NIC: " + what + ": " +
+                              std::strerror(errno));
+}
+
+// A link left by a process that was killed before it could remove it.
+bool is_dangling(const std::string& path) {
+    std::array<char, PATH_MAX> target{};
+    const ssize_t length = readlink(path.c_str(), target.data(), target.size() - 1);
+    if (length <= 0 || std::strncmp(target.data(), "/dev/pts/", 9) != 0) return false;
+    struct stat status {};
+    return stat(path.c_str(), &status) != 0 && errno == ENOENT;
+}
+
+bool link_at(const std::string& path, const char* target) {
+    if (symlink(target, path.c_str()) == 0) return true;
+    if (errno != EEXIST || !is_dangling(path)) return false;
+    ::unlink(path.c_str());
+    return symlink(target, path.c_str()) == 0;
+}
+
+void make_raw(int fd) {
+    termios settings{};
+    if (tcgetattr(fd, &settings) != 0) throw node_error("tcgetattr");
+    cfmakeraw(&settings);
+    if (tcsetattr(fd, TCSANOW, &settings) != 0) throw node_error("tcsetattr");
+}
+
+}  // namespace
+
+UioNode::UioNode() {
+    master_ = UniqueFd(posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
+    std::array<char, 64> name{};
+    if (!master_.valid() || grantpt(master_.get()) != 0 || unlockpt(master_.get()) != 0 ||
+        ptsname_r(master_.get(), name.data(), name.size()) != 0) {
+        throw node_error("pseudo terminal");
+    }
+    slave_ = UniqueFd(open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!slave_.valid()) throw node_error(name.data());
+    make_raw(slave_.get());
+    for (unsigned number = kFirstNumber; number <= kLastNumber; ++number) {
+        const std::string path = "/dev/uio" + std::to_string(number);
+        if (link_at(path, name.data())) {
+            number_ = number;
+            path_ = path;
+            return;
+        }
+        if (errno != EEXIST && errno != ENOENT) throw node_error(path);
+    }
+    throw node_error("no free number");
+}
+
+void UioNode::unlink() {
+    if (!path_.empty()) ::unlink(path_.c_str());
+    path_.clear();
+}
+
+void UioNode::raise() {
+    drain();
+    ++count_;
+    // If the terminal is full, EAL has not taken an earlier interrupt, and will find all causes.
+    [[maybe_unused]] const ssize_t written = write(master_.get(), &count_, sizeof(count_));
+}
+
+// EAL writes four bytes whenever it enables or disables the interrupt.
+void UioNode::drain() {
+    std::array<char, 256> discarded;
+    while (read(master_.get(), discarded.data(), discarded.size()) > 0) {
+    }
+}
+
+}  // namespace zecorx::soft82599

@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "wire.h"
+
+namespace zecorx::soft82599 {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct GeneratorOptions {
+    std::size_t wire_size = 64;  // CRC included
+    std::vector<MacAddress> destinations;
+    MacAddress source{{0x02, 0x00, 0x00, 0x00, 0x00, 0x01}};
+    std::uint64_t rate = 0;
+    std::uint64_t count = 0;
+    std::optional<std::uint16_t> vlan;
+};
+
+std::runtime_error option_error(std::string_view key, std::string_view value,
+                                const char* expected) {
+    return std::runtime_error("generator wire: " + std::string(key) + "='" + std::string(value) +
+                              "' is not " + expected);
+}
+
+std::uint64_t parse_number(std::string_view key, std::string_view value, std::uint64_t low,
+                           std::uint64_t high) {
+    std::uint64_t number = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error != std::errc() || end != value.data() + value.size() || number < low ||
+        number > high) {
+        const std::string range =
+            "a number from " + std::to_string(low) + " to " + std::to_string(high);
+        throw option_error(key, value, range.c_str());
+    }
+    return number;
+}
+
+MacAddress parse_mac(std::string_view key, std::string_view value) {
+    const auto mac = MacAddress::parse(value);
+    if (!mac) throw option_error(key, value, "a MAC address like 52:54:00:12:34:56");
+    return *mac;
+}
+
+void set_option(GeneratorOptions& options, std::string_view key, std::string_view value) {
+    constexpr std::uint64_t kAny = ~std::uint64_t{0};
+    if (key == "size") {
+        options.wire_size = parse_number(key, value, kMinFrame + kCrc, kMaxJumboFrame);
+    } else if (key == "dst") {
+        options.destinations.push_back(parse_mac(key, value));
+    } else if (key == "src") {
+        options.source = parse_mac(key, value);
+    } else if (key == "rate") {
+        options.rate = parse_number(key, value, 0, 1'000'000'000);
+    } else if (key == "count") {
+        options.count = parse_number(key, value, 0, kAny);
+    } else if (key == "vlan") {
+        options.vlan = static_cast<std::uint16_t>(parse_number(key, value, 0, 4095));
+    } else {
+        throw std::runtime_error("generator wire: unknown key '" + std::string(key) +
+                                 "'; known are size, dst, src, rate, count and vlan");
+    }
+}
+
+GeneratorOptions parse_options(std::string_view text) {
+    GeneratorOptions options;
+    while (!text.empty()) {
+        const std::string_view item = text.substr(0, text.find(','));
+        text.remove_prefix(std::min(text.size(), item.size() + 1));
+        const std::size_t equals = std::min(item.find('='), item.size());
+        const std::string_view value = item.substr(std::min(equals + 1, item.size()));
+        set_option(options, item.substr(0, equals), value);
+    }
+    if (options.destinations.empty()) {
+        options.destinations.push_back(MacAddress{{0x52, 0x54, 0x00, 0x82, 0x59, 0x00}});
+    }
+    return options;
+}
+
+// An Ethernet frame of the local experimental ethertype whose payload counts up.
+Frame build_frame(const GeneratorOptions& options, const MacAddress& destination) {
+    constexpr std::uint16_t kEthertypeExperimental = 0x88B5;
+    const std::size_t tag = options.vlan ? kVlanTag : 0;
+    Frame frame(options.wire_size - kCrc - tag);
+    for (std::size_t i = 0; i < 6; ++i) {
+        frame[i] = std::byte{destination.bytes[i]};
+        frame[6 + i] = std::byte{options.source.bytes[i]};
+    }
+    store_be16(frame, 12, kEthertypeExperimental);
+    for (std::size_t i = kEthernetHeader; i < frame.size(); ++i) {
+        frame[i] = static_cast<std::byte>(i - kEthernetHeader);
+    }
+    return options.vlan ? with_vlan_tag(frame, 0x8100, *options.vlan) : frame;
+}
+
+class GeneratorWire : public Wire {
+  public:
+    explicit GeneratorWire(const GeneratorOptions& options)
+        : rate_(options.rate), left_(options.count == 0 ? ~std::uint64_t{0} : options.count) {
+        for (const MacAddress& destination : options.destinations) {
+            templates_.push_back(build_frame(options, destination));
+        }
+    }
+
+    void receive(unsigned max, std::vector<Frame>& frames) override {
+        const std::uint64_t due = std::min<std::uint64_t>({max, left_, allowed()});
+        for (std::uint64_t i = 0; i < due; ++i) {
+            frames.push_back(templates_[next_]);
+            next_ = (next_ + 1) % templates_.size();
+        }
+        left_ -= due;
+        sent_ += due;
+    }
+
+    void send(FrameView) override {}
+
+  private:
+    // How many frames the rate still permits. The clock starts with the first call.
+    std::uint64_t allowed() {
+        if (rate_ == 0) return ~std::uint64_t{0};
+        const Clock::time_point now = Clock::now();
+        if (!start_) start_ = now;
+        const std::chrono::duration<double> elapsed = now - *start_;
+        const auto scheduled =
+            static_cast<std::uint64_t>(elapsed.count() * static_cast<double>(rate_));
+        return scheduled > sent_ ? scheduled - sent_ : 0;
+    }
+
+    std::vector<Frame> templates_;
+    std::size_t next_ = 0;
+    std::uint64_t rate_;
+    std::uint64_t left_;
+    std::uint64_t sent_ = 0;
+    std::optional<Clock::time_point> start_;
+};
+
+}  // namespace
+
+std::unique_ptr<Wire> make_generator_wire(std::string_view options) {
+    return std::make_unique<GeneratorWire>(parse_options(options));
+}
+
+}  // namespace zecorx::soft82599

@@ -1,0 +1,209 @@
+#include "vhost_server.h"
+
+#include <fmt/format.h>
+#include <rte_vhost.h>
+#include <spdlog/spdlog.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "zecorx/virtio.h"
+
+namespace zecorx {
+namespace {
+
+// What librte_vhost offers less this is VERSION_1, ANY_LAYOUT, MRG_RXBUF, INDIRECT_DESC, CTRL_VQ,
+// CTRL_RX and the protocol features. Subtracted instead of set, because setting the features makes
+// the library wait for other virtqueues than a queue pair before it starts a device.
+constexpr std::uint64_t kNotOffered =
+    1ULL << 0 |     // CSUM
+    1ULL << 1 |     // GUEST_CSUM
+    1ULL << 3 |     // MTU
+    1ULL << 6 |     // GSO
+    0xfULL << 7 |   // GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO
+    0xfULL << 11 |  // HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO
+    1ULL << 21 |    // GUEST_ANNOUNCE: the frontend's RARP is what tells the address
+    1ULL << 22 |    // MQ
+    1ULL << 26 |    // VHOST_F_LOG_ALL
+    1ULL << 29 |    // EVENT_IDX: the library decides from an index that this data path never moves
+    1ULL << 33 |    // ACCESS_PLATFORM
+    1ULL << 34 |    // RING_PACKED
+    1ULL << 35;     // IN_ORDER
+
+// Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, STATUS 16.
+constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 16;
+
+// Messages (vhost-user, "Front-end message types") that change what a running session stands on.
+enum Message : int {
+    kSetMemTable = 5,
+    kSetVringNum = 8,
+    kSetVringAddr = 9,
+    kSetVringBase = 10,
+    kSendRarp = 19,
+};
+
+struct Served {
+    Vm* vm = nullptr;
+    ControlMutex* mutex = nullptr;
+};
+
+// Which VM a socket serves; the library's callbacks only name the session. Written while no
+// callback can come for that path: before its driver starts and after it is unregistered.
+class Registry {
+  public:
+    void add(const std::string& path, Served served) {
+        const std::lock_guard lock(mutex_);
+        served_[path] = served;
+    }
+    void remove(const std::string& path) {
+        const std::lock_guard lock(mutex_);
+        served_.erase(path);
+    }
+    Served find(int vid) {
+        char path[PATH_MAX] = {};
+        if (rte_vhost_get_ifname(vid, path, sizeof path) != 0) return {};
+        const std::lock_guard lock(mutex_);
+        const auto found = served_.find(path);
+        return found == served_.end() ? Served{} : found->second;
+    }
+
+  private:
+    std::mutex mutex_;
+    std::map<std::string, Served> served_;
+};
+
+Registry& registry() {
+    static Registry instance;
+    return instance;
+}
+
+// Runs `event` on the VM of a session, under the control mutex. Nothing may throw into the
+// library's C code.
+template <class Event>
+int with_vm(int vid, Event&& event) noexcept {
+    try {
+        const Served served = registry().find(vid);
+        if (served.vm == nullptr) return -1;
+        const std::lock_guard lock(*served.mutex);
+        event(*served.vm);
+        return 0;
+    } catch (const std::exception& error) {
+        spdlog::error("vhost session {}: {}", vid, error.what());
+        return -1;
+    }
+}
+
+// The library hands over its message: a 32-bit request, flags and size, then the payload.
+int request_of(const void* message) {
+    std::uint32_t request = 0;
+    std::memcpy(&request, message, sizeof request);
+    return static_cast<int>(request);
+}
+
+constexpr std::size_t kPayloadOffset = 12;  // vhost-user, "Header"
+
+rte_vhost_msg_result before_message(int vid, void* message) noexcept {
+    const int request = request_of(message);
+    switch (request) {
+        case kSetMemTable:
+        case kSetVringNum:
+        case kSetVringAddr:
+        case kSetVringBase:
+            with_vm(vid, [&](Vm& vm) { vm.before_change(request == kSetMemTable); });
+            break;
+        case kSendRarp:
+            with_vm(vid, [&](Vm& vm) {
+                vm.address_announced(MacAddress::from_wire(
+                    {static_cast<const std::byte*>(message) + kPayloadOffset, 6}));
+            });
+            break;
+        default:
+            break;
+    }
+    return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+rte_vhost_msg_result after_message(int vid, void* message) noexcept {
+    switch (request_of(message)) {
+        case kSetMemTable:
+        case kSetVringNum:
+        case kSetVringAddr:
+        case kSetVringBase:
+            with_vm(vid, [](Vm& vm) { vm.after_change(); });
+            break;
+        default:
+            break;
+    }
+    return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+const rte_vhost_user_extern_ops kMessageHooks{before_message, after_message};
+
+int new_connection(int vid) noexcept {
+    if (rte_vhost_extern_callback_register(vid, &kMessageHooks, nullptr) != 0) return -1;
+    return with_vm(vid, [](Vm& vm) { vm.connection_reset(); });
+}
+
+void destroy_connection(int vid) noexcept {
+    with_vm(vid, [](Vm& vm) { vm.connection_reset(); });
+}
+
+int new_device(int vid) noexcept {
+    return with_vm(vid, [vid](Vm& vm) { vm.session_started(vid); });
+}
+
+void destroy_device(int vid) noexcept {
+    with_vm(vid, [](Vm& vm) { vm.session_stopped(); });
+}
+
+int vring_state_changed(int vid, std::uint16_t ring, int enabled) noexcept {
+    return with_vm(vid, [&](Vm& vm) { vm.ring_ready(ring, enabled != 0); });
+}
+
+const rte_vhost_device_ops kDeviceOps = [] {
+    rte_vhost_device_ops ops{};
+    ops.new_device = new_device;
+    ops.destroy_device = destroy_device;
+    ops.vring_state_changed = vring_state_changed;
+    ops.new_connection = new_connection;
+    ops.destroy_connection = destroy_connection;
+    return ops;
+}();
+
+void check(int result, const std::string& path, const char* attempted) {
+    if (result != 0) {
+        throw std::runtime_error(
+            fmt::format("cannot {} the vhost-user socket {}", attempted, path));
+    }
+}
+
+}  // namespace
+
+VhostSocket::VhostSocket(std::string path, bool client, Vm& vm, ControlMutex& mutex)
+    : path_(std::move(path)) {
+    const char* name = path_.c_str();
+    check(rte_vhost_driver_register(name, client ? RTE_VHOST_USER_CLIENT : 0), path_, "register");
+    registry().add(path_, {&vm, &mutex});
+    try {
+        check(rte_vhost_driver_disable_features(name, kNotOffered), path_, "set the features of");
+        check(rte_vhost_driver_set_protocol_features(name, kProtocolFeatures), path_,
+              "set the protocol features of");
+        check(rte_vhost_driver_callback_register(name, &kDeviceOps), path_, "watch");
+        check(rte_vhost_driver_start(name), path_,
+              client ? "connect to" : "listen on (does its directory exist, and is it writable?)");
+    } catch (...) {
+        rte_vhost_driver_unregister(name);
+        registry().remove(path_);
+        throw;
+    }
+}
+
+VhostSocket::~VhostSocket() {
+    rte_vhost_driver_unregister(path_.c_str());
+    registry().remove(path_);
+}
+
+}  // namespace zecorx

@@ -1,0 +1,90 @@
+// One VM: its --vdev settings, its datapath, and the vhost session that may be connected to it.
+//
+// Thread rule: control side, every call under the control mutex; librte_vhost's events thread and
+// the main thread both call in. Workers never take that mutex.
+//
+// The datapath runs exactly while a session is running, both rings are ready and no message is
+// changing what lies under it. start() and stop() are the only ways in and out, and stop() is
+// idempotent: when it has returned, the NIC owns none of the guest's memory.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "datapath.h"
+#include "dma_memory.h"
+#include "port.h"
+#include "unique_fd.h"
+#include "worker.h"
+#include "zecorx/mac_address.h"
+
+namespace zecorx {
+
+class Vm {
+  public:
+    // `mac`: steered to the VM from the start; without it the address is learned from the first
+    // frame the guest sends, or from the RARP its frontend asks for.
+    Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueues& queues,
+       Worker& worker);
+    ~Vm();
+    Vm(const Vm&) = delete;
+    Vm& operator=(const Vm&) = delete;
+
+    // Events of librte_vhost.
+    void session_started(int vid);
+    void session_stopped();
+    void connection_reset();
+    void ring_ready(std::uint16_t ring, bool ready);
+    // Around a message that changes memory or rings under a running session.
+    void before_change(bool memory);
+    void after_change();
+    void address_announced(const MacAddress& mac);
+
+    // Called now and then, and soon after the datapath asks for it.
+    void tick();
+
+    struct Status {
+        std::string name;
+        bool connected = false;
+        bool running = false;
+        std::optional<MacAddress> mac;
+        const VmCounters* counters = nullptr;
+        std::uint64_t kicks = 0;
+        std::uint32_t mbufs_held = 0;  // that did not come back when the VM was stopped
+    };
+    Status status();
+
+  private:
+    void reconcile();
+    void start();
+    void stop();
+    Datapath::Rings read_rings();
+    void steer(const MacAddress& mac);
+    void unsteer();
+    void count_kicks();
+
+    static constexpr std::size_t kRings = 2;  // receiveq, transmitq
+
+    const std::string name_;
+    const std::optional<MacAddress> configured_mac_;
+    Port& port_;
+    const VmQueues queues_;
+    Worker& worker_;
+    Datapath datapath_;
+
+    int vid_ = -1;  // -1: no session
+    std::array<bool, kRings> ready_{};
+    bool changing_ = false;
+    bool failed_ = false;   // the session cannot run until it is set up anew
+    bool running_ = false;  // the datapath is attached and a worker holds it
+    std::unique_ptr<DmaMemory> memory_;
+    std::optional<MacAddress> mac_;  // learned or configured
+    bool steered_ = false;
+    std::array<UniqueFd, kRings> kick_fds_;
+    std::uint64_t kicks_ = 0;
+};
+
+}  // namespace zecorx

@@ -1,0 +1,59 @@
+// A thread pinned to one lcore that polls the datapaths assigned to it.
+//
+// Handover: add() and remove() return after the worker has acknowledged, so a removed datapath is
+// the caller's again. The worker never takes a lock and never waits for the control side.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+
+#include "datapath.h"
+
+namespace zecorx {
+
+class Worker {
+  public:
+    // Starts on the EAL lcore `lcore`. `idle_sleep` bounds the sleep of a worker that finds
+    // nothing; 0 polls without sleeping. Throws std::runtime_error.
+    Worker(unsigned lcore, std::chrono::microseconds idle_sleep);
+    ~Worker();
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+
+    // Control side, one caller at a time.
+    void add(Datapath& datapath);
+    void remove(Datapath& datapath);
+    std::size_t load() const { return assigned_; }
+    unsigned lcore() const { return lcore_; }
+
+  private:
+    enum class Action { kAdd, kRemove };
+    struct Command {
+        Action action;
+        Datapath* datapath;
+    };
+
+    static int entry(void* self) noexcept;
+    void run() noexcept;
+    void apply(const Command& command) noexcept;
+    bool poll_all() noexcept;
+    void hand_over(Command command);
+
+    static constexpr std::size_t kMaxDatapaths = 64;  // VMDq pools of an 82599
+
+    const unsigned lcore_;
+    const std::chrono::microseconds idle_sleep_;
+    std::size_t assigned_ = 0;  // control side
+
+    // Written by the control side, cleared by the worker: the acknowledgement.
+    std::atomic<const Command*> command_{nullptr};
+    std::atomic<bool> stop_{false};
+
+    // The worker's own.
+    std::array<Datapath*, kMaxDatapaths> datapaths_{};
+    std::size_t count_ = 0;
+};
+
+}  // namespace zecorx

@@ -1,0 +1,139 @@
+#include "daemon.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <stdexcept>
+
+#include "temp_dir.h"
+#include "wait.h"
+
+namespace zecorx::test {
+namespace {
+
+std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms) {
+    const char* binary = std::getenv("ZECORX_VHOST");
+    if (binary == nullptr) throw std::runtime_error("ZECORX_VHOST is not set: use meson test");
+    std::vector<std::string> command{binary,
+                                     "--pci",
+                                     std::string("soft,wire=tap:") + Daemon::kWire,
+                                     "--stats-interval",
+                                     "1",
+                                     "--stats-format",
+                                     "json"};
+    for (std::size_t i = 0; i < vms.size(); ++i) {
+        command.insert(command.end(),
+                       {"--vdev", "net_vhost" + std::to_string(i) +
+                                      ",iface=" + vms[i].socket.string() + ",mac=" + vms[i].mac});
+    }
+    return command;
+}
+
+}  // namespace
+
+Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
+               const std::vector<VmSpec>& vms, const std::string& wire_address)
+    : directory_(directory),
+      process_(daemon_command(vms), {.netns = netns.fd(),
+                                     .output = directory / "stats.jsonl",
+                                     .errors = directory / "daemon.log"}) {
+    const auto all_listen = [&] {
+        return std::ranges::all_of(
+            vms, [](const VmSpec& vm) { return std::filesystem::is_socket(vm.socket); });
+    };
+    const bool up = wait_until(
+        [&] { return !process_.running() || (netns.interface_index(kWire) != 0 && all_listen()); },
+        kTimeout);
+    if (!up || !process_.running()) {
+        throw std::runtime_error("zecorx-vhost did not come up; " +
+                                 tail(directory_ / "daemon.log"));
+    }
+    netns.ip({"link", "set", kWire, "up"});
+    if (!wire_address.empty()) netns.ip({"address", "add", wire_address, "dev", kWire});
+}
+
+Daemon::~Daemon() {
+    if (std::uncaught_exceptions() > 0) {
+        std::cerr << tail(directory_ / "daemon.log") << tail(directory_ / "stats.jsonl", 2);
+    }
+    // Politely first: a killed EAL leaves its huge page files behind.
+    process_.terminate(kTimeout);
+}
+
+// A line that is still being written is left out.
+std::vector<nlohmann::json> Daemon::printed_stats() const {
+    std::ifstream input(directory_ / "stats.jsonl");
+    std::vector<nlohmann::json> all;
+    for (std::string line; std::getline(input, line) && !input.eof();) {
+        all.push_back(nlohmann::json::parse(line));
+    }
+    return all;
+}
+
+nlohmann::json Daemon::stats() {
+    return wait_for_stats([](const nlohmann::json&) { return true; });
+}
+
+nlohmann::json Daemon::wait_for_stats(const std::function<bool(const nlohmann::json&)>& condition,
+                                      std::chrono::milliseconds timeout) {
+    const std::size_t old = printed_stats().size();
+    nlohmann::json found;
+    const auto met = [&] {
+        const auto all = printed_stats();
+        const auto first_new = all.begin() + static_cast<std::ptrdiff_t>(std::min(old, all.size()));
+        const auto match = std::find_if(first_new, all.end(), condition);
+        if (match != all.end()) found = *match;
+        return match != all.end();
+    };
+    if (!wait_until([&] { return met() || !process_.running(); }, timeout) || found.is_null()) {
+        throw std::runtime_error(process_.running() ? "the awaited statistics did not come"
+                                                    : "zecorx-vhost ended");
+    }
+    return found;
+}
+
+nlohmann::json Daemon::wait_for_connection(std::size_t vm, bool connected) {
+    return wait_for_stats([&](const nlohmann::json& stats) {
+        return stats.at("vms").at(vm).at("connected") == connected;
+    });
+}
+
+nlohmann::json Daemon::terminate() {
+    const std::optional<int> status = process_.terminate(kTimeout);
+    if (status != 0) {
+        throw std::runtime_error(
+            "on SIGTERM, zecorx-vhost " +
+            (status ? "ended with " + std::to_string(*status) : std::string("did not end")));
+    }
+    return printed_stats().back();
+}
+
+std::size_t Daemon::open_fds() const {
+    const std::filesystem::directory_iterator fds("/proc/" + std::to_string(pid()) + "/fd");
+    return static_cast<std::size_t>(std::distance(begin(fds), end(fds)));
+}
+
+std::size_t Daemon::mappings() const {
+    std::ifstream maps("/proc/" + std::to_string(pid()) + "/maps");
+    return static_cast<std::size_t>(
+        std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+}
+
+std::size_t Daemon::guest_mappings() const {
+    std::ifstream maps("/proc/" + std::to_string(pid()) + "/maps");
+    std::size_t count = 0;
+    for (std::string line; std::getline(maps, line);) {
+        if (line.find("memfd:memory-backend-memfd") != std::string::npos) ++count;
+    }
+    return count;
+}
+
+double zero_copy_share(const nlohmann::json& vm) {
+    const double zero_copied = vm.at("zero_copied");
+    const double all = zero_copied + vm.at("copied").get<double>();
+    return all == 0 ? 1 : zero_copied / all;
+}
+
+}  // namespace zecorx::test

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "net_namespace.h"
+#include "process.h"
+
+namespace zecorx::test {
+
+struct VmSpec {
+    std::filesystem::path socket;
+    std::string mac;
+};
+
+// zecorx-vhost on a software 82599 whose wire is the TAP interface kWire in a network namespace.
+//
+// Thread rule: all methods on the test's main thread.
+class Daemon {
+  public:
+    static constexpr const char* kWire = "wire0";
+    static constexpr std::chrono::seconds kTimeout{60};
+
+    // Returns when the wire is up and has `wire_address` (with prefix length; empty: none) and
+    // every VM's socket listens.
+    Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
+           const std::vector<VmSpec>& vms, const std::string& wire_address);
+    ~Daemon();
+
+    bool running() { return process_.running(); }
+    pid_t pid() const { return process_.pid(); }
+
+    // Statistics sampled after the call.
+    nlohmann::json stats();
+    // Waits for statistics that meet the condition and returns them; throws on timeout.
+    nlohmann::json wait_for_stats(const std::function<bool(const nlohmann::json&)>& condition,
+                                  std::chrono::milliseconds timeout = kTimeout);
+    // Waits until the frontend of VM `vm` is (dis)connected; returns its statistics.
+    nlohmann::json wait_for_connection(std::size_t vm, bool connected);
+
+    // SIGTERM; returns the statistics it printed last. Throws unless it exits with 0.
+    nlohmann::json terminate();
+
+    std::size_t open_fds() const;
+    std::size_t mappings() const;
+    std::size_t guest_mappings() const;  // those of the memory of guests
+
+  private:
+    std::vector<nlohmann::json> printed_stats() const;
+
+    std::filesystem::path directory_;
+    Process process_;
+};
+
+// The share of the frames delivered to `vm` that were not copied; 1 if there was none.
+double zero_copy_share(const nlohmann::json& vm);
+
+}  // namespace zecorx::test

@@ -1,0 +1,158 @@
+#include "qemu_guest.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "temp_dir.h"
+#include "wait.h"
+
+namespace zecorx::test {
+namespace {
+
+constexpr const char* kReady = "@@READY\n";
+
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    if (value == nullptr)
+        throw std::runtime_error(std::string(name) + " is not set: use meson test");
+    return value;
+}
+
+std::vector<std::string> qemu_command(const GuestOptions& options) {
+    const std::string on_off[] = {"off", "on"};
+    const std::string directory = options.directory.string();
+    return {"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+            // la57 costs boot time, and a tickless kernel can hang under TCG.
+            "-machine", "q35,memory-backend=guest-memory", "-accel", "tcg,thread=multi", "-cpu",
+            "max,la57=off", "-kernel", environment("GUEST_KERNEL"), "-initrd",
+            environment("GUEST_INITRAMFS"), "-append",
+            "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+            "random.trust_cpu=on nohz=off highres=off zecorx.ip=" +
+                options.address,
+            "-m", "256M", "-object",
+            "memory-backend-memfd,id=guest-memory,size=256M,share=on,hugetlb=" +
+                on_off[options.layout.hugepages],
+            "-serial", "file:" + directory + "/console.log", "-serial", "stdio", "-qmp",
+            "unix:" + directory + "/qmp,server=on,wait=off", "-chardev",
+            "socket,id=vhost,path=" + options.socket.string(), "-netdev",
+            "vhost-user,id=net,chardev=vhost", "-device",
+            "virtio-net-pci,netdev=net,romfile=,mac=" + options.mac +
+                ",mrg_rxbuf=" + on_off[options.layout.mrg_rxbuf] +
+                ",rx_queue_size=" + std::to_string(options.layout.rx_ring)};
+}
+
+UniqueFd connect_unix(const std::filesystem::path& path) {
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.string().copy(address.sun_path, sizeof address.sun_path - 1);
+    if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+        throw_errno(path.c_str());
+    }
+    return fd;
+}
+
+// Appends what can be read to `text`; false at the end of the stream or when `deadline` passes.
+bool read_some(int fd, std::string& text, std::chrono::steady_clock::time_point deadline) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (!poll_fd(fd, POLLIN, left)) return false;
+    std::array<char, 4096> buffer;
+    const ssize_t size = ::read(fd, buffer.data(), buffer.size());
+    if (size <= 0) return false;
+    text.append(buffer.data(), static_cast<std::size_t>(size));
+    return true;
+}
+
+}  // namespace
+
+QemuGuest::QemuGuest(GuestOptions options) : options_(std::move(options)) {
+    std::filesystem::create_directories(options_.directory);
+    process_ = std::make_unique<Process>(
+        qemu_command(options_),
+        ProcessOptions{.pipes = true, .output = {}, .errors = options_.directory / "qemu.log"});
+}
+
+QemuGuest::~QemuGuest() {
+    if (std::uncaught_exceptions() > 0) {
+        std::cerr << tail(options_.directory / "qemu.log")
+                  << tail(options_.directory / "console.log");
+    }
+}
+
+void QemuGuest::wait_ready(std::chrono::milliseconds timeout) { read_until(kReady, timeout); }
+
+CommandResult QemuGuest::run(const std::string& command, std::chrono::milliseconds timeout) {
+    const std::string marker = "@@" + std::to_string(++commands_) + " ";
+    send("{ " + command + "\n} < /dev/null 2>&1; status=$?; echo; echo \"" + marker +
+         "$status\"\n");
+    std::string output = read_until("\n" + marker, timeout);
+    const int status = std::stoi(read_until("\n", timeout));
+    return {status, std::move(output)};
+}
+
+std::string QemuGuest::must(const std::string& command, std::chrono::milliseconds timeout) {
+    CommandResult result = run(command, timeout);
+    if (result.status != 0) {
+        throw std::runtime_error("in the guest, '" + command + "' ended with " +
+                                 std::to_string(result.status) + ": " + result.output);
+    }
+    return std::move(result.output);
+}
+
+void QemuGuest::start_reboot() { send("reboot -f\n"); }
+
+void QemuGuest::freeze() { qmp("stop"); }
+
+void QemuGuest::thaw() { qmp("cont"); }
+
+std::uint64_t QemuGuest::interface_counter(const std::string& name) {
+    return std::stoull(must("cat /sys/class/net/eth0/statistics/" + name));
+}
+
+void QemuGuest::send(const std::string& text) {
+    if (::write(process_->input(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+        throw_errno("write to the guest's control port");
+    }
+}
+
+// Returns what came before `marker` and drops both.
+std::string QemuGuest::read_until(const std::string& marker, std::chrono::milliseconds timeout) {
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    std::size_t end;
+    while ((end = received_.find(marker)) == std::string::npos) {
+        if (!read_some(process_->output(), received_, deadline)) {
+            throw std::runtime_error(process_->running()
+                                         ? "the guest did not answer in time, it said: " + received_
+                                         : "QEMU ended");
+        }
+    }
+    std::string before = received_.substr(0, end);
+    received_.erase(0, end + marker.size());
+    return before;
+}
+
+void QemuGuest::qmp(const std::string& command) {
+    const UniqueFd fd = connect_unix(options_.directory / "qmp");
+    const auto deadline = std::chrono::steady_clock::now() + kCommandTimeout;
+    for (const std::string& name : {std::string("qmp_capabilities"), command}) {
+        const std::string request = nlohmann::json{{"execute", name}}.dump() + "\n";
+        if (::write(fd.get(), request.data(), request.size()) < 0) throw_errno("write to QMP");
+        std::string answer;
+        while (answer.find("\"return\"") == std::string::npos) {
+            if (!read_some(fd.get(), answer, deadline)) {
+                throw std::runtime_error("QMP command " + name + " failed: " + answer);
+            }
+        }
+    }
+}
+
+}  // namespace zecorx::test

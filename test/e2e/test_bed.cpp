@@ -1,0 +1,39 @@
+#include "test_bed.h"
+
+namespace zecorx::test {
+
+TestBed::TestBed(unsigned vm_count) {
+    std::vector<VmSpec> vms;
+    for (unsigned n = 0; n < vm_count; ++n) vms.push_back(vm(n));
+    daemon_ =
+        std::make_unique<Daemon>(netns_, directory_.path(), vms, std::string(kWireIp) + "/24");
+}
+
+VmSpec TestBed::vm(unsigned n) const {
+    return {directory_.path() / ("vhost" + std::to_string(n)), guest_mac(n)};
+}
+
+std::unique_ptr<QemuGuest> TestBed::start_guest(unsigned n, GuestLayout layout) {
+    return std::make_unique<QemuGuest>(
+        GuestOptions{.directory = directory_.path() / ("guest" + std::to_string(n)),
+                     .socket = vm(n).socket,
+                     .mac = vm(n).mac,
+                     .address = guest_ip(n) + "/24",
+                     .layout = layout});
+}
+
+void TestBed::pin_neighbour(unsigned n) {
+    netns_.ip({"neighbour", "replace", guest_ip(n), "lladdr", guest_mac(n), "dev", Daemon::kWire,
+               "nud", "permanent"});
+}
+
+void TestBed::pin_neighbour(QemuGuest& guest) {
+    guest.must(std::string("arp -s ") + kWireIp + " " + netns_.mac(Daemon::kWire));
+}
+
+EchoResult TestBed::ping(unsigned n, unsigned count) {
+    const IcmpPeer peer(guest_mac(n), guest_ip(n), netns_.mac(Daemon::kWire), kWireIp);
+    return exchange(netns_, Daemon::kWire, peer, count);
+}
+
+}  // namespace zecorx::test

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "daemon.h"
+#include "echo.h"
+#include "net_namespace.h"
+#include "qemu_guest.h"
+#include "temp_dir.h"
+#include "traffic.h"
+
+namespace zecorx::test {
+
+// Addresses on the wire: the host's end is .1, guest n has .2 + n.
+inline constexpr const char* kWireIp = "10.82.99.1";
+inline std::string guest_ip(unsigned n) { return "10.82.99." + std::to_string(2 + n); }
+inline std::string guest_mac(unsigned n) { return "52:54:00:82:99:0" + std::to_string(2 + n); }
+
+// A daemon with `vm_count` VMs, and a network namespace with the other end of the wire in it.
+class TestBed {
+  public:
+    explicit TestBed(unsigned vm_count = 1);
+
+    NetNamespace& netns() { return netns_; }
+    Daemon& daemon() { return *daemon_; }
+    VmSpec vm(unsigned n) const;
+
+    // Starts guest n; follow with its wait_ready().
+    std::unique_ptr<QemuGuest> start_guest(unsigned n, GuestLayout layout = {});
+
+    // Gives the host a static neighbour entry for guest n, so that frames go out even while the
+    // guest is down and no ARP is among those counted.
+    void pin_neighbour(unsigned n);
+    // The same in the guest, for the host.
+    void pin_neighbour(QemuGuest& guest);
+
+    // `count` echo requests of all sizes to guest n.
+    EchoResult ping(unsigned n, unsigned count);
+
+  private:
+    TempDir directory_;
+    NetNamespace netns_;
+    std::unique_ptr<Daemon> daemon_;
+};
+
+}  // namespace zecorx::test

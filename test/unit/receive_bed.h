@@ -1,0 +1,185 @@
+// A NIC RX queue and a PMD in miniature around a ReceivePath, with a fake guest on the other side.
+#pragma once
+
+#include <array>
+#include <catch2/catch_test_macros.hpp>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ring_bed.h"
+#include "zecorx/geometry.h"
+#include "zecorx/receive_path.h"
+
+namespace zecorx::test {
+
+// One of the NIC's buffers: host room, and where the NIC was told to write.
+struct FakeBuffer {
+    std::array<std::byte, 2048> room{};
+    std::uint64_t iova = 0;  // kHost: the room
+    static constexpr std::uint64_t kHost = 0;
+};
+
+struct FakeBuffers {
+    static void aim_at_guest(void* buffer, std::byte*, std::uint64_t iova) {
+        static_cast<FakeBuffer*>(buffer)->iova = iova;
+    }
+    static void aim_at_host(void* buffer) {
+        static_cast<FakeBuffer*>(buffer)->iova = FakeBuffer::kHost;
+    }
+    static const std::byte* host_data(void* buffer) {
+        return static_cast<FakeBuffer*>(buffer)->room.data();
+    }
+};
+
+// How the PMD replaces the buffers it delivers.
+enum class PmdMode {
+    kVector,  // asks for 32 when 32 are missing, delivers all the same if refused
+    kBulk,    // asks for 64 when 64 are missing, delivers nothing if refused
+    kScalar,  // one for one, delivers nothing if refused
+};
+
+struct ReceiveBedOptions {
+    NetDriverOptions driver{};
+    PmdMode pmd = PmdMode::kVector;
+    std::uint32_t nic_ring = 512;
+    std::uint32_t low_water = 64;
+    std::uint32_t pending_cap = 256;
+    DeviceView::Iova iova = DeviceView::Iova::kContiguous;
+};
+
+class ReceiveBed {
+  public:
+    ReceiveBed(FakeMemory& memory, const ReceiveBedOptions& options)
+        : options_(options),
+          memory_(memory),
+          view_(memory, options.iova),
+          driver_(memory, options.driver),
+          buffers_(options.nic_ring + 64 + options.pending_cap + 64),
+          path_(static_cast<std::uint32_t>(buffers_.size()),
+                {.max_frame = PortGeometry{}.max_frame(),
+                 .low_water = options.low_water,
+                 .pending_cap = options.pending_cap},
+                counters_) {
+        for (FakeBuffer& buffer : buffers_) path_.give_back(&buffer);
+    }
+
+    // Attaches to the guest's receiveq and posts a full ring, one buffer at a time as a queue
+    // start does.
+    void start() {
+        path_.attach(view_.ring(driver_.receiveq(), memory_), view_.guest(),
+                     net_header_size(options_.driver.features));
+        for (std::uint32_t i = 0; i < options_.nic_ring; ++i) refill(1);
+    }
+
+    // Stops as the daemon does: what arrived is delivered, the PMD frees everything it still
+    // holds, then the path lets go.
+    std::uint16_t stop() {
+        for (std::size_t i = 0; i <= options_.nic_ring / kBurst; ++i) poll();
+        for (void* buffer : posted_) path_.give_back(buffer);
+        posted_.clear();
+        missing_ = 0;
+        return path_.detach();
+    }
+
+    // A frame on the wire: written by DMA to the next posted buffer, or lost. False: lost.
+    bool arrive(std::span<const std::byte> frame) {
+        if (posted_.empty()) return false;
+        auto* buffer = static_cast<FakeBuffer*>(posted_.front());
+        posted_.pop_front();
+        dma_write(*buffer, frame);
+        filled_.push_back({buffer, static_cast<std::uint32_t>(frame.size())});
+        return true;
+    }
+
+    // One poll of the worker. Returns how many heads were completed.
+    std::uint32_t poll() {
+        for (const Filled& filled : rx_burst()) path_.returned(filled.buffer, filled.length);
+        return path_.complete();
+    }
+
+    ReceivePath<FakeBuffers>& path() { return path_; }
+    NetDriver& driver() { return driver_; }
+    const VmCounters& counters() const { return counters_; }
+    std::size_t buffer_count() const { return buffers_.size(); }
+    std::size_t delivered_by_dma() const { return counters_.zero_copied.get(); }
+    std::uint64_t dropped(DropReason reason) const {
+        return counters_.dropped[static_cast<std::size_t>(reason)].get();
+    }
+    std::uint64_t copied(CopyReason reason) const {
+        return counters_.copied[static_cast<std::size_t>(reason)].get();
+    }
+
+  private:
+    struct Filled {
+        void* buffer;
+        std::uint32_t length;
+    };
+    static constexpr std::size_t kBurst = 32;
+
+    void dma_write(FakeBuffer& buffer, std::span<const std::byte> frame) {
+        if (buffer.iova == FakeBuffer::kHost) {
+            REQUIRE(frame.size() <= buffer.room.size());
+            std::ranges::copy(frame, buffer.room.begin());
+            return;
+        }
+        for (std::uint64_t iova = buffer.iova; !frame.empty();) {
+            const std::span<std::byte> page = view_.dma_page(iova);
+            const std::size_t n = std::min(page.size(), frame.size());
+            std::ranges::copy(frame.first(n), page.begin());
+            frame = frame.subspan(n);
+            iova += n;
+        }
+    }
+
+    bool refill(std::size_t count) {
+        std::array<void*, 64> taken{};
+        const bool vector = count == kBurst;
+        if (!path_.dequeue(std::span(taken).first(count),
+                           vector ? Refill::kMayRefuse : Refill::kMustSupply)) {
+            return false;
+        }
+        posted_.insert(posted_.end(), taken.begin(), taken.begin() + static_cast<long>(count));
+        return true;
+    }
+
+    std::vector<Filled> rx_burst() {
+        switch (options_.pmd) {
+            case PmdMode::kVector:
+                if (missing_ >= kBurst && refill(kBurst)) missing_ -= kBurst;
+                break;
+            case PmdMode::kBulk:
+                if (missing_ >= 64) {
+                    if (!refill(64)) return {};
+                    missing_ -= 64;
+                }
+                break;
+            case PmdMode::kScalar:
+                break;
+        }
+        std::vector<Filled> burst;
+        while (!filled_.empty() && burst.size() < kBurst) {
+            if (options_.pmd == PmdMode::kScalar && !refill(1)) break;
+            burst.push_back(filled_.front());
+            filled_.pop_front();
+            if (options_.pmd != PmdMode::kScalar) ++missing_;
+        }
+        return burst;
+    }
+
+    const ReceiveBedOptions options_;
+    FakeMemory& memory_;
+    DeviceView view_;
+    NetDriver driver_;
+    std::vector<FakeBuffer> buffers_;
+    VmCounters counters_;
+    ReceivePath<FakeBuffers> path_;
+    std::deque<void*> posted_;   // the NIC's descriptor ring
+    std::deque<Filled> filled_;  // written back, not delivered yet
+    std::size_t missing_ = 0;    // descriptors the PMD has not refilled
+};
+
+}  // namespace zecorx::test

@@ -1,0 +1,418 @@
+#include "zecorx/receive_path.h"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+#include <random>
+#include <string>
+
+#include "receive_bed.h"
+
+namespace zecorx::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+Frame frame_of(std::uint32_t seq, std::size_t size) {
+    return make_frame({.seq = seq, .size = size});
+}
+
+// Sequence numbers of what the guest received; 0xffffffff for a frame with a wrong byte.
+std::vector<std::uint32_t> sequence_of(const std::vector<ReceivedFrame>& frames) {
+    std::vector<std::uint32_t> numbers;
+    for (const ReceivedFrame& frame : frames) {
+        numbers.push_back(check_frame(frame.bytes).value_or(0xffffffff));
+    }
+    return numbers;
+}
+
+void require_clean(ReceiveBed& bed) {
+    CHECK(bed.driver().violations() == std::vector<std::string>{});
+    CHECK(bed.driver().receiveq().order_violations() == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a posted guest buffer receives the frame without a copy") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(7, 1514)));
+    CHECK(bed.poll() == 1);
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{7});
+    CHECK(frames[0].used_lens == std::vector<std::uint32_t>{1514 + 12});
+    CHECK(frames[0].header.num_buffers == 1);
+    CHECK(bed.delivered_by_dma() == 1);
+    require_clean(bed);
+}
+
+TEST_CASE("every layout a guest posts gets the same bytes, by DMA or by copy") {
+    const std::uint64_t features =
+        GENERATE(kFeatureVersion1 | kFeatureNetMrgRxbuf, std::uint64_t{kFeatureVersion1},
+                 std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf});
+    for (const RxLayout& layout : RxLayout::whole_frame_layouts()) {
+        DYNAMIC_SECTION(layout.name() << ", features " << features) {
+            FakeMemory memory(FakeMemory::equal_regions(4, 8_MiB, 0));
+            ReceiveBed bed(memory, {.driver = {.features = features, .layout = layout}});
+            bed.driver().refill();
+            bed.start();
+            std::vector<std::uint32_t> sent, received;
+            for (std::uint32_t seq = 0; seq < 700; ++seq) {
+                REQUIRE(bed.arrive(frame_of(seq, 60 + seq * 2 % 1455)));
+                sent.push_back(seq);
+                bed.poll();
+                for (const std::uint32_t number : sequence_of(bed.driver().receive())) {
+                    received.push_back(number);
+                }
+            }
+            CHECK(received == sent);
+            require_clean(bed);
+        }
+    }
+}
+
+TEST_CASE("a buffer takes DMA exactly when it holds the longest frame") {
+    const std::uint32_t f = PortGeometry{}.max_frame();
+    const std::uint32_t length = GENERATE_COPY(f - 1, f, f + 1);
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(length)}});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(1, 1514)));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1});
+    CHECK(bed.delivered_by_dma() == (length >= f ? 1 : 0));
+    CHECK(bed.copied(CopyReason::kSmall) == (length >= f ? 0 : 1));
+    require_clean(bed);
+}
+
+TEST_CASE("a buffer that is not contiguous for the device is copied and counted") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::page_crossing()},
+                            .iova = DeviceView::Iova::kScattered});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(1, 1000)));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1});
+    CHECK(bed.copied(CopyReason::kCrossing) == 1);
+    require_clean(bed);
+}
+
+TEST_CASE("an odd data address is copied, because the NIC ignores bit 0") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::odd_address()}});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(1, 200)));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1});
+    CHECK(bed.copied(CopyReason::kLayout) == 1);
+    require_clean(bed);
+}
+
+TEST_CASE("a frame that does not fit its chain is dropped whole and its head returns empty") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.features = kFeatureVersion1, .layout = RxLayout::tiny()}});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(1, 1000)));
+    REQUIRE(bed.arrive(frame_of(2, 100)));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{2});
+    CHECK(bed.driver().rx().empty_completions() == 1);
+    CHECK(bed.dropped(DropReason::kTooBig) == 1);
+    require_clean(bed);
+}
+
+TEST_CASE("frames wait in order for a driver that posts late") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {});
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 40; ++seq) REQUIRE(bed.arrive(frame_of(seq, 64)));
+    CHECK(bed.poll() + bed.poll() == 0);
+
+    bed.driver().refill();
+    bed.poll();
+
+    const auto numbers = sequence_of(bed.driver().receive());
+    REQUIRE(numbers.size() == 40);
+    CHECK(std::ranges::is_sorted(numbers));
+    CHECK(bed.copied(CopyReason::kStarved) == 40);
+    require_clean(bed);
+}
+
+TEST_CASE("beyond the pending cap the newest frames are dropped and the oldest survive") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.nic_ring = 128, .pending_cap = 16});
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 100; ++seq) {
+        REQUIRE(bed.arrive(frame_of(seq, 64)));
+        bed.poll();
+    }
+    CHECK(bed.dropped(DropReason::kNoBuffer) == 84);
+
+    bed.driver().refill();
+    bed.poll();
+
+    const auto numbers = sequence_of(bed.driver().receive());
+    REQUIRE(numbers.size() == 16);
+    CHECK(numbers.front() == 0);
+    CHECK(numbers.back() == 15);
+    require_clean(bed);
+}
+
+TEST_CASE("zero copy returns as soon as the driver refills after starvation") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.nic_ring = 128});
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 64; ++seq) REQUIRE(bed.arrive(frame_of(seq, 64)));
+    bed.poll();
+    bed.driver().refill();
+    std::uint32_t seq = 64;
+    for (int round = 0; round < 40; ++round) {
+        for (int i = 0; i < 16; ++i) REQUIRE(bed.arrive(frame_of(seq++, 64)));
+        bed.poll();
+        bed.driver().receive();
+    }
+
+    const std::uint64_t before = bed.delivered_by_dma();
+    for (int round = 0; round < 10; ++round) {
+        for (int i = 0; i < 16; ++i) REQUIRE(bed.arrive(frame_of(seq++, 64)));
+        bed.poll();
+        bed.driver().receive();
+    }
+
+    CHECK(bed.delivered_by_dma() - before == 160);
+    require_clean(bed);
+}
+
+TEST_CASE("a NIC ring larger than the guest's ring still gets zero copy") {
+    FakeMemory memory(32_MiB);
+    ReceiveBed bed(memory, {.driver = {.rx_size = 256}, .nic_ring = 512});
+    bed.driver().refill();
+    bed.start();
+    std::uint32_t seq = 0;
+    for (int round = 0; round < 2000; ++round) {
+        for (int i = 0; i < 12; ++i) bed.arrive(frame_of(seq++, 64));
+        bed.poll();
+        bed.driver().receive();
+    }
+
+    const std::uint64_t received = bed.counters().rx_packets.get();
+    CHECK(bed.delivered_by_dma() * 100 >= received * 95);
+    require_clean(bed);
+}
+
+TEST_CASE("a stop gives every buffer back and rewinds to the used index") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {});
+    bed.driver().refill();
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 10; ++seq) REQUIRE(bed.arrive(frame_of(seq, 64)));
+    bed.poll();
+    CHECK(bed.driver().receive().size() == 10);
+
+    CHECK(bed.stop() == 10);
+    CHECK(bed.path().idle() == bed.buffer_count());
+
+    bed.start();
+    for (std::uint32_t seq = 10; seq < 20; ++seq) REQUIRE(bed.arrive(frame_of(seq, 64)));
+    bed.poll();
+    CHECK(sequence_of(bed.driver().receive()).front() == 10);
+    require_clean(bed);
+}
+
+TEST_CASE("frames pending at a stop are counted as lost") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {});
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 5; ++seq) REQUIRE(bed.arrive(frame_of(seq, 64)));
+    bed.poll();
+    bed.stop();
+    CHECK(bed.dropped(DropReason::kStopped) == 5);
+    CHECK(bed.path().idle() == bed.buffer_count());
+}
+
+TEST_CASE("a buffer the NIC returns out of order breaks the ring") {
+    FakeMemory memory(16_MiB);
+    VmCounters counters;
+    std::vector<FakeBuffer> buffers(4);
+    ReceivePath<FakeBuffers> path(4, {.max_frame = 1518, .pending_cap = 4}, counters);
+    for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
+    NetDriver driver(memory);
+    driver.refill();
+    const DeviceView view(memory);
+    path.attach(view.ring(driver.receiveq(), memory), view.guest(), kHeaderSize);
+    std::array<void*, 2> posted{};
+    REQUIRE(path.dequeue(posted, Refill::kMustSupply));
+
+    path.returned(posted[1], 64);
+
+    CHECK(path.broken());
+    CHECK(path.error() == RingError::kOrder);
+}
+
+TEST_CASE("hostile receive rings break the ring and touch nothing") {
+    FakeMemory memory(16_MiB);
+    NetDriver driver(memory, {.rx_size = 16});
+    SplitQueueDriver& queue = driver.receiveq();
+    const Gpa ram = kDefaultRamBase;
+    RingError expected{};
+
+    SECTION("an avail index ahead by more than the ring") {
+        queue.write_avail_idx(17);
+        expected = RingError::kAvailIndex;
+    }
+    SECTION("a head outside the table") {
+        queue.write_avail_entry(0, 16);
+        queue.write_avail_idx(1);
+        expected = RingError::kHead;
+    }
+    SECTION("a chain that loops on itself") {
+        queue.desc(0) = {ram, 64, kDescWrite | kDescNext, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kLoop;
+    }
+    SECTION("a next index outside the table") {
+        queue.desc(0) = {ram, 64, kDescWrite | kDescNext, 16};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kNext;
+    }
+    SECTION("a buffer outside memory") {
+        queue.desc(0) = {0x1000, 2048, kDescWrite, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kAddress;
+    }
+    SECTION("a buffer that runs over the end of memory") {
+        queue.desc(0) = {ram + 16_MiB - 100, 2048, kDescWrite, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kAddress;
+    }
+    SECTION("an address and length that wrap") {
+        queue.desc(0) = {~0ULL - 100, 2048, kDescWrite, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kAddress;
+    }
+    SECTION("a device-readable buffer") {
+        queue.desc(0) = {ram, 2048, 0, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kDirection;
+    }
+    SECTION("an indirect table of odd length") {
+        queue.desc(0) = {ram, 24, kDescIndirect, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kIndirect;
+    }
+    SECTION("an indirect table in an indirect table") {
+        *memory.as<Desc>(ram) = {ram, 16, kDescIndirect, 0};
+        queue.desc(0) = {ram, 16, kDescIndirect, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kIndirect;
+    }
+    SECTION("an indirect table outside memory") {
+        queue.desc(0) = {0x1000, 32, kDescIndirect, 0};
+        queue.write_avail_entry(0, 0);
+        queue.write_avail_idx(1);
+        expected = RingError::kIndirectAddress;
+    }
+
+    VmCounters counters;
+    std::vector<FakeBuffer> buffers(8);
+    ReceivePath<FakeBuffers> path(8, {.max_frame = 1518, .pending_cap = 2}, counters);
+    for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
+    const DeviceView view(memory);
+    path.attach(view.ring(queue, memory), view.guest(), kHeaderSize);
+    std::array<void*, 4> posted{};
+    REQUIRE(path.dequeue(posted, Refill::kMustSupply));
+
+    CHECK(path.broken());
+    CHECK(path.error() == expected);
+    for (void* buffer : posted) {
+        CHECK(static_cast<FakeBuffer*>(buffer)->iova == FakeBuffer::kHost);
+    }
+    for (void* buffer : posted) path.returned(buffer, 64);
+    CHECK(path.complete() == 0);
+    CHECK(counters.dropped[static_cast<std::size_t>(DropReason::kBroken)].get() == 2);
+    CHECK(queue.used_idx() == 0);
+}
+
+TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {
+    const PmdMode pmd = GENERATE(PmdMode::kVector, PmdMode::kBulk, PmdMode::kScalar);
+    const std::uint32_t seed = GENERATE(range(1u, 13u));
+    std::mt19937 random(seed);
+    const auto any = [&](std::uint32_t below) { return random() % below; };
+    const std::uint16_t ring = static_cast<std::uint16_t>(16u << any(6));
+    FakeMemory memory(FakeMemory::equal_regions(4, 16_MiB, 0));
+    auto layouts = RxLayout::whole_frame_layouts();
+    ReceiveBed bed(
+        memory,
+        {.driver = {.rx_size = ring,
+                    .layout = layouts[any(static_cast<std::uint32_t>(layouts.size()))]},
+         .pmd = pmd,
+         .nic_ring = 64u << any(4),
+         .pending_cap = 16u << any(5),
+         .iova = any(2) != 0u ? DeviceView::Iova::kScattered : DeviceView::Iova::kContiguous});
+    CAPTURE(seed, ring);
+    bed.driver().rx().set_refill_threshold(1 + any(ring / 2));
+    if (any(3) != 0u) bed.driver().refill();
+    bed.start();
+
+    std::uint32_t sent = 0;
+    std::uint64_t lost = 0;
+    std::vector<std::uint32_t> received;
+    const auto receive = [&] {
+        for (const std::uint32_t number : sequence_of(bed.driver().receive())) {
+            received.push_back(number);
+        }
+    };
+    for (int step = 0; step < 1500; ++step) {
+        for (std::uint32_t n = any(40); n > 0; --n) {
+            if (!bed.arrive(frame_of(sent++, 60 + any(1455)))) ++lost;
+        }
+        bed.poll();
+        if (any(4) != 0u) receive();
+        if (any(200) == 0) {
+            bed.stop();
+            receive();
+            bed.start();
+        }
+    }
+    for (int step = 0; step < 200; ++step) {
+        bed.poll();
+        receive();
+        bed.driver().refill();
+    }
+
+    CHECK(std::ranges::is_sorted(received));
+    CHECK(std::ranges::adjacent_find(received) == received.end());
+    CHECK((received.empty() || received.back() < sent));
+    CHECK(received.size() + lost + bed.dropped(DropReason::kNoBuffer) +
+              bed.dropped(DropReason::kStopped) ==
+          sent);
+    bed.stop();
+    CHECK(bed.path().idle() == bed.buffer_count());
+    require_clean(bed);
+}
+
+}  // namespace zecorx::test

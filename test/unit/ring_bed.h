@@ -1,0 +1,70 @@
+// The device side of a fake guest's virtqueue, for tests of the pure parts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "guest/fake_guest.h"
+#include "guest/frames.h"
+#include "zecorx/guest_memory.h"
+#include "zecorx/split_ring.h"
+
+namespace zecorx::test {
+
+// A FakeMemory as the data path sees it, with IOVAs that differ from HVAs, so that the two cannot
+// be mixed up: page i of the whole memory gets IOVA page kFirstIovaPage + i, or, scattered, every
+// page lies apart from its neighbours.
+class DeviceView {
+  public:
+    enum class Iova { kContiguous, kScattered };
+
+    explicit DeviceView(const FakeMemory& memory, Iova kind = Iova::kContiguous) {
+        const std::vector<MemoryRegion> regions = memory.regions();
+        tables_.reserve(regions.size());
+        for (const MemoryRegion& region : regions) add(memory, region, kind);
+    }
+
+    const GuestMemory& guest() const { return guest_; }
+
+    // Where a device's access to `iova` lands, up to the end of the page; throws
+    // std::out_of_range for an address nobody gave it.
+    std::span<std::byte> dma_page(std::uint64_t iova) const {
+        const std::uint64_t offset = iova & (kPage - 1);
+        return {pages_.at(iova >> kShift) + offset, kPage - offset};
+    }
+
+    SplitRing ring(const SplitQueueDriver& queue, const FakeMemory& memory) const {
+        return SplitRing(layout(queue, memory));
+    }
+    static SplitRingLayout layout(const SplitQueueDriver& queue, const FakeMemory& memory) {
+        return {memory.at(queue.desc_table(), 16), memory.at(queue.avail_ring(), 4),
+                memory.at(queue.used_ring(), 4), queue.size()};
+    }
+
+  private:
+    static constexpr unsigned kShift = 12;
+    static constexpr std::uint64_t kPage = 1ULL << kShift;
+    static constexpr std::uint64_t kFirstIovaPage = 0x7000000;
+
+    void add(const FakeMemory& memory, const MemoryRegion& region, Iova kind) {
+        std::byte* hva = memory.at(region.gpa, 1);
+        std::vector<std::uint64_t>& table = tables_.emplace_back();
+        for (std::size_t offset = 0; offset < region.size; offset += kPage) {
+            table.push_back(next_iova_page_ << kShift);
+            pages_[next_iova_page_] = hva + offset;
+            next_iova_page_ += kind == Iova::kScattered ? 2 : 1;
+        }
+        ++next_iova_page_;  // regions are never contiguous with each other
+        guest_.add({region.gpa, region.size, hva, hva, kShift, table});
+    }
+
+    std::vector<std::vector<std::uint64_t>> tables_;
+    std::map<std::uint64_t, std::byte*> pages_;
+    std::uint64_t next_iova_page_ = kFirstIovaPage;
+    GuestMemory guest_;
+};
+
+}  // namespace zecorx::test

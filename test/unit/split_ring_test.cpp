@@ -1,0 +1,101 @@
+#include "zecorx/split_ring.h"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include "ring_bed.h"
+
+namespace zecorx::test {
+
+TEST_CASE("ring indices wrap from 65535 to 0 without losing a head") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8, 65533);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory);
+    const Piece piece{memory.allocate(64), 64, true};
+    for (int round = 0; round < 20; ++round) {
+        const auto head = queue.add({&piece, 1});
+        REQUIRE(head.has_value());
+        queue.publish();
+        REQUIRE(ring.refresh());
+        REQUIRE(ring.available() == 1);
+        CHECK(ring.acquire() == *head);
+        ring.complete(*head, 10);
+        ring.publish();
+        const auto used = queue.reap();
+        REQUIRE(used.size() == 1);
+        CHECK(used[0].len == 10);
+    }
+    CHECK(queue.violations().count() == 0);
+}
+
+TEST_CASE("completions are invisible to the driver until they are published") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory);
+    const Piece piece{memory.allocate(64), 64, true};
+    queue.add({&piece, 1});
+    queue.add({&piece, 1});
+    queue.publish();
+    REQUIRE(ring.refresh());
+    ring.complete(ring.acquire(), 1);
+    ring.complete(ring.acquire(), 2);
+    CHECK(queue.used_idx() == 0);
+    ring.publish();
+    CHECK(queue.used_idx() == 2);
+}
+
+TEST_CASE("a rewound ring hands out the held heads again in the same order") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory);
+    const Piece piece{memory.allocate(64), 64, true};
+    for (int i = 0; i < 3; ++i) queue.add({&piece, 1});
+    queue.publish();
+    REQUIRE(ring.refresh());
+    const std::uint16_t first = ring.acquire();
+    ring.acquire();
+    CHECK(ring.held() == 2);
+    ring.rewind();
+    CHECK(ring.held() == 0);
+    CHECK(ring.available() == 3);
+    CHECK(ring.acquire() == first);
+}
+
+TEST_CASE("calls follow the driver's NO_INTERRUPT flag, kicks follow ours") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory);
+    CHECK(ring.call_wanted());
+    queue.want_calls(false);
+    CHECK_FALSE(ring.call_wanted());
+    ring.suppress_kicks(true);
+    CHECK((queue.used_flags() & kUsedNoNotify) != 0);
+    ring.suppress_kicks(false);
+    CHECK((queue.used_flags() & kUsedNoNotify) == 0);
+}
+
+TEST_CASE("rings of odd size or alignment are refused") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8);
+    const SplitRingLayout good = DeviceView::layout(queue, memory);
+    CHECK(good.valid());
+    for (const std::uint32_t size : {0u, 3u, 65536u}) {
+        SplitRingLayout bad = good;
+        bad.size = size;
+        CHECK_FALSE(bad.valid());
+    }
+    SplitRingLayout bad = good;
+    bad.desc += 8;
+    CHECK_FALSE(bad.valid());
+    bad = good;
+    bad.used += 2;
+    CHECK_FALSE(bad.valid());
+    bad = good;
+    bad.avail = nullptr;
+    CHECK_FALSE(bad.valid());
+}
+
+}  // namespace zecorx::test
