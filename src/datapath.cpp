@@ -31,12 +31,13 @@ Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues)
       mbufs_(rx_mbufs()),
       receive_(mbufs_, {.max_frame = port.geometry().max_frame(), .pending_cap = kPendingCap},
                counters_),
-      transmit_(port.geometry().max_frame(), counters_) {
-    const std::uint32_t room = port.geometry().nic_buffer();
-    Mempool rx = make_rx_pool(fmt::format("rx_{}", name), mbufs_, room, receive_, port.socket());
-    Mempool tx = make_host_pool(fmt::format("tx_{}", name), tx_mbufs(), room, port.socket());
+      transmit_(port.geometry().max_frame(), counters_),
+      rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, port.geometry().nic_buffer(),
+                            receive_, port.socket())) {
+    Mempool tx = make_host_pool(fmt::format("tx_{}", name), tx_mbufs(),
+                                port.geometry().nic_buffer(), port.socket());
     tx_pool_ = tx.get();
-    port.set_up_vm(queues_, std::move(rx), std::move(tx));
+    port.set_up_vm(queues_, *rx_pool_, std::move(tx));
 }
 
 void Datapath::attach(const Rings& rings, const GuestMemory& memory) {

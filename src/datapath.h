@@ -94,6 +94,7 @@ class Datapath {
     VmCounters counters_;
     MbufReceivePath receive_;
     TransmitPath transmit_;
+    Mempool rx_pool_;       // after receive_: freeing it takes every mbuf back from there
     rte_mempool* tx_pool_;  // the port's
     int vid_ = -1;
     // Calls the library could not send at once, by ring; a lost call would hang the driver.

@@ -112,10 +112,9 @@ void Port::set_up_queue(std::uint16_t queue, std::uint16_t rx_descriptors,
           fmt::format("set up TX queue {} of port {}", queue, bdf_));
 }
 
-void Port::set_up_vm(const VmQueues& queues, Mempool rx_pool, Mempool tx_pool) {
-    set_up_queue(queues.queue, kRxDescriptors, kTxDescriptors, *rx_pool);
+void Port::set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_pool) {
+    set_up_queue(queues.queue, kRxDescriptors, kTxDescriptors, rx_pool);
     owned_[queues.queue] = true;
-    pools_.push_back(std::move(rx_pool));
     pools_.push_back(std::move(tx_pool));
 }
 

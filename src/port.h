@@ -38,10 +38,11 @@ class Port {
     // The pool and queue pair of VM `index`, counted from 0.
     VmQueues queues_of(std::uint16_t index) const;
 
-    // Sets up a VM's queue pair; its RX queue stays stopped until start_rx(). The port keeps the
-    // pool of what the VM sends as well, because the NIC's TX queue holds mbufs of it to the end.
+    // Sets up a VM's queue pair; its RX queue stays stopped until start_rx(), and takes mbufs of
+    // `rx_pool` only while it runs. The port keeps the pool of what the VM sends, because the
+    // NIC's TX queue holds mbufs of it until the port is closed.
     // REQUIRES: start() has not been called.
-    void set_up_vm(const VmQueues& queues, Mempool rx_pool, Mempool tx_pool);
+    void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_pool);
 
     // Sets up the queues nobody owns and starts the port.
     void start();

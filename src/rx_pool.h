@@ -43,8 +43,9 @@ struct MempoolFree {
 };
 using Mempool = std::unique_ptr<rte_mempool, MempoolFree>;
 
-// A pktmbuf pool of `mbufs` mbufs with `nic_buffer` bytes of room each, fed by `path`, which
-// outlives it and holds every mbuf after the call. Throws std::runtime_error.
+// A pktmbuf pool of `mbufs` mbufs with `nic_buffer` bytes of room each, fed by `path`, which holds
+// every mbuf after the call and outlives the pool: freeing it takes the mbufs out again. Throws
+// std::runtime_error.
 Mempool make_rx_pool(const std::string& name, std::uint32_t mbufs, std::uint32_t nic_buffer,
                      MbufReceivePath& path, int socket);
 

@@ -37,7 +37,7 @@ nlohmann::json exchange_traffic(GuestLayout layout) {
     return vm;
 }
 
-TEMPLATE_TEST_CASE_SIG("A guest on huge pages exchanges traffic with the wire, without copying",
+TEMPLATE_TEST_CASE_SIG("A guest on huge pages exchanges traffic with the wire without copying",
                        "[guest]", ((bool MrgRxbuf, unsigned RxRing), MrgRxbuf, RxRing), (true, 256),
                        (true, 1024), (false, 256), (false, 1024)) {
     const nlohmann::json vm =
