@@ -17,7 +17,6 @@ spdlog::level::level_enum level_of_current_line() {
         case RTE_LOG_ALERT:
         case RTE_LOG_CRIT:
         case RTE_LOG_ERR:
-        case RTE_LOG_WARNING:
             return spdlog::level::warn;
         default:
             return spdlog::level::debug;

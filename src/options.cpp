@@ -102,7 +102,9 @@ void read_config(po::variables_map& values) {
     std::vector<std::string> vdevs;
     if (values.count("vdev")) vdevs = values["vdev"].as<std::vector<std::string>>();
     try {
-        const auto parsed = po::parse_config_file(file, shared_options());
+        // What is parsed keeps pointing at its description.
+        const po::options_description description = shared_options();
+        const auto parsed = po::parse_config_file(file, description);
         po::variables_map from_file;
         po::store(parsed, from_file);
         if (from_file.count("vdev")) {

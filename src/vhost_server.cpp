@@ -42,6 +42,7 @@ enum Message : int {
     kSetVringNum = 8,
     kSetVringAddr = 9,
     kSetVringBase = 10,
+    kSetVringEnable = 18,
     kSendRarp = 19,
 };
 
@@ -105,6 +106,26 @@ int request_of(const void* message) {
 
 constexpr std::size_t kPayloadOffset = 12;  // vhost-user, "Header"
 
+// A vring state (vhost-user, "A vring state description").
+struct VringState {
+    std::uint32_t index;
+    std::uint32_t value;
+};
+
+template <class Payload>
+Payload payload_of(const void* message) {
+    Payload payload;
+    std::memcpy(&payload, static_cast<const std::byte*>(message) + kPayloadOffset, sizeof payload);
+    return payload;
+}
+
+// The library acknowledges a disabled ring before it tells us, but an acknowledged ring must be
+// silent already.
+void before_vring_enable(int vid, const VringState& state) noexcept {
+    if (state.value != 0) return;
+    with_vm(vid, [&](Vm& vm) { vm.ring_ready(state.index, false); });
+}
+
 rte_vhost_msg_result before_message(int vid, void* message) noexcept {
     const int request = request_of(message);
     switch (request) {
@@ -114,11 +135,11 @@ rte_vhost_msg_result before_message(int vid, void* message) noexcept {
         case kSetVringBase:
             with_vm(vid, [&](Vm& vm) { vm.before_change(request == kSetMemTable); });
             break;
+        case kSetVringEnable:
+            before_vring_enable(vid, payload_of<VringState>(message));
+            break;
         case kSendRarp:
-            with_vm(vid, [&](Vm& vm) {
-                vm.address_announced(MacAddress::from_wire(
-                    {static_cast<const std::byte*>(message) + kPayloadOffset, 6}));
-            });
+            with_vm(vid, [&](Vm& vm) { vm.address_announced(payload_of<MacAddress>(message)); });
             break;
         default:
             break;

@@ -69,7 +69,7 @@ void Vm::connection_reset() {
     changing_ = false;
 }
 
-void Vm::ring_ready(std::uint16_t ring, bool ready) {
+void Vm::ring_ready(std::uint32_t ring, bool ready) {
     if (ring >= kRings) return;
     ready_[ring] = ready;
     failed_ = false;

@@ -37,7 +37,7 @@ class Vm {
     void session_started(int vid);
     void session_stopped();
     void connection_reset();
-    void ring_ready(std::uint16_t ring, bool ready);
+    void ring_ready(std::uint32_t ring, bool ready);
     // Around a message that changes memory or rings under a running session.
     void before_change(bool memory);
     void after_change();

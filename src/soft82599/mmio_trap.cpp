@@ -111,7 +111,7 @@ void call_previous(const struct sigaction& previous, int signal_number, siginfo_
         previous.sa_sigaction(signal_number, info, context);
     } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
         // The access is repeated without a handler, which ends the process with the right signal.
-        sigaction(signal_number, &previous, nullptr);
+        signal(signal_number, SIG_DFL);
     } else {
         previous.sa_handler(signal_number);
     }
@@ -183,6 +183,13 @@ std::runtime_error memory_error() {
 }
 
 }  // namespace
+
+bool owns_fault_handler(int signal_number) {
+    struct sigaction current {};
+    if (sigaction(signal_number, nullptr, &current) != 0) return false;
+    return (current.sa_flags & SA_SIGINFO) != 0 &&
+           (current.sa_sigaction == on_segmentation_fault || current.sa_sigaction == on_bus_error);
+}
 
 MmioRegion::MmioRegion(int resource_fd, MmioHandler& handler) : handler_(&handler) {
     struct stat status {};

@@ -14,7 +14,8 @@
 // handler may do what an ordinary function call there could do.
 //
 // Faults elsewhere go to the handlers that were installed before. AddressSanitizer installs its own
-// first and must allow others: ASAN_OPTIONS=allow_user_segv_handler=1 (its default).
+// first and must allow others: ASAN_OPTIONS=allow_user_segv_handler=1 (its default). Whoever
+// installs a handler for SIGSEGV or SIGBUS later must chain to the model's, or traps end there.
 #pragma once
 
 #include <atomic>
@@ -22,6 +23,9 @@
 #include <span>
 
 namespace zecorx::soft82599 {
+
+// Whether the model's handler is the current one for SIGSEGV or SIGBUS.
+bool owns_fault_handler(int signal_number);
 
 // The device behind a region. Called in signal handler context, on any thread.
 class MmioHandler {

@@ -1,7 +1,9 @@
 #include "port.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <time.h>
 
 #include <algorithm>
@@ -18,6 +20,15 @@ timespec to_timespec(std::chrono::microseconds duration) {
     return {duration.count() / kPerSecond, duration.count() % kPerSecond * 1000};
 }
 
+// Signals sent to the process are for the program's own threads. Faults stay open: a blocked one
+// would end the process without a word.
+void block_signals() {
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&blocked, fault);
+    pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+}
+
 }  // namespace
 
 Port::Port(const PortConfig& config, const MacAddress& mac, std::unique_ptr<DmaSpace> dma,
@@ -26,7 +37,7 @@ Port::Port(const PortConfig& config, const MacAddress& mac, std::unique_ptr<DmaS
       mac_(mac),
       log_(std::move(log)),
       dma_(std::move(dma)),
-      wire_(make_wire(config.wire)) {}
+      wire_(make_wire(config.wire, mac)) {}
 
 Port::~Port() {
     thread_.request_stop();
@@ -139,6 +150,8 @@ void Port::yield_to_register_access() const {
 }
 
 void Port::run(const std::stop_token& stop) {
+    block_signals();
+    pthread_setname_np(pthread_self(), "soft82599");
     unsigned idle_rounds = 0;
     while (!stop.stop_requested()) {
         yield_to_register_access();

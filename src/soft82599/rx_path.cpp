@@ -136,10 +136,17 @@ void RxPath::loop_back(FrameView frame, PoolSet pools) {
 RxPath::Offer RxPath::offer(FrameView frame, const FrameLayout& layout, PoolSet pools) {
     Offer result;
     const RssResult rss = rss_hash(regs_, frame, layout);
+    RxPayload payload;
+    payload.bytes = frame;
+    payload.packet_type = packet_type(layout) | rss.type;
+    payload.rss_hash = rss.hash;
+    payload.status = checksum_status(check_received(frame, layout));
+    payload.tagged = layout.vlan.has_value();
+    payload.vlan = layout.vlan.value_or(0);
     for (; pools != 0; pools &= pools - 1) {
         const auto pool = static_cast<unsigned>(std::countr_zero(pools));
         const unsigned queue = queue_of(pool, rss.hash);
-        note(deliver(queue, frame, layout), queue, pool, result);
+        note(deliver(queue, frame, payload), queue, pool, result);
     }
     return result;
 }
@@ -167,19 +174,10 @@ void RxPath::note(RxQueue::Outcome outcome, unsigned queue, unsigned pool, Offer
     offer.dropped = true;
 }
 
-RxQueue::Outcome RxPath::deliver(unsigned queue, FrameView frame, const FrameLayout& layout) {
-    const RssResult rss = rss_hash(regs_, frame, layout);
-    RxPayload payload;
-    payload.bytes = frame;
-    payload.packet_type = packet_type(layout) | rss.type;
-    payload.rss_hash = rss.hash;
-    payload.status = checksum_status(check_received(frame, layout));
-    if (layout.vlan) {
-        payload.status |= rx_desc::kVlanPacket;
-        payload.vlan = *layout.vlan;
-    }
+// Writes to one queue, in the form its settings ask for.
+RxQueue::Outcome RxPath::deliver(unsigned queue, FrameView frame, RxPayload payload) {
     Frame rewritten;  // only where what is written differs from what was on the wire
-    if (layout.vlan && queues_[queue].strips_vlan()) rewritten = without_vlan_tag(frame);
+    if (payload.tagged && queues_[queue].strips_vlan()) rewritten = without_vlan_tag(frame);
     if (!regs_.test(reg::kHlreg0, bits::kHlreg0RxCrcStrip)) {
         if (rewritten.empty()) rewritten.assign(frame.begin(), frame.end());
         append_crc(rewritten, frame);

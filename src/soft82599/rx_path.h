@@ -60,7 +60,7 @@ class RxPath {
     RxResult accept(FrameView frame, const FrameLayout& layout, PoolSet pools);
     RxResult hold(FrameView frame, PoolSet pools);
     Offer offer(FrameView frame, const FrameLayout& layout, PoolSet pools);
-    RxQueue::Outcome deliver(unsigned queue, FrameView frame, const FrameLayout& layout);
+    RxQueue::Outcome deliver(unsigned queue, FrameView frame, RxPayload payload);
     void note(RxQueue::Outcome outcome, unsigned queue, unsigned pool, Offer& offer);
     unsigned queue_of(unsigned pool, std::uint32_t rss_hash) const;
 

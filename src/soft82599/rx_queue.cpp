@@ -77,15 +77,16 @@ bool RxQueue::write_payload(FrameView bytes, unsigned pieces) {
 // Only the last descriptor of a frame says anything about the whole frame (section 7.1.6.2).
 bool RxQueue::write_back(const RxPayload& payload, unsigned pieces) {
     const std::size_t size = buffer_size();
+    const std::uint32_t status_of_last = payload.status | rx_desc::kDone | rx_desc::kEndOfPacket |
+                                         (payload.tagged ? rx_desc::kVlanPacket : 0);
     for (unsigned i = 0; i < pieces; ++i) {
         const bool last = i + 1 == pieces;
         const std::size_t length = last ? payload.bytes.size() - i * size : size;
         Descriptor done;
         done.low = payload.packet_type | std::uint64_t{payload.rss_hash} << 32;
         done.high =
-            last ? rx_desc::write_back(payload.status | rx_desc::kDone | rx_desc::kEndOfPacket,
-                                       static_cast<std::uint16_t>(length), payload.vlan)
-                 : rx_desc::write_back(rx_desc::kDone, static_cast<std::uint16_t>(length), 0);
+            rx_desc::write_back(last ? status_of_last : rx_desc::kDone,
+                                static_cast<std::uint16_t>(length), last ? payload.vlan : 0);
         if (!dma_->write_back(descriptor_iova(slot_after_head(i)), done,
                               "receive descriptor write-back")) {
             return false;

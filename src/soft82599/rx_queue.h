@@ -21,7 +21,8 @@ struct RxPayload {
     FrameView bytes;
     std::uint32_t packet_type = 0;  // rx_desc::kType...
     std::uint32_t rss_hash = 0;
-    std::uint32_t status = 0;  // rx_desc status and error bits besides DD and EOP
+    std::uint32_t status = 0;  // rx_desc checksum status and error bits
+    bool tagged = false;
     std::uint16_t vlan = 0;
 };
 

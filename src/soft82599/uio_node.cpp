@@ -19,8 +19,9 @@ constexpr unsigned kFirstNumber = 240;
 constexpr unsigned kLastNumber = 999;
 
 std::runtime_error node_error(const std::string& what) {
+    const char* remedy = errno == EPERM || errno == EACCES ? "; run as root" : "";
     return std::runtime_error("cannot create a /dev/uio node for the software NIC: " + what + ": " +
-                              std::strerror(errno));
+                              std::strerror(errno) + remedy);
 }
 
 // A link left by a process that was killed before it could remove it.
@@ -32,11 +33,15 @@ bool is_dangling(const std::string& path) {
     return stat(path.c_str(), &status) != 0 && errno == ENOENT;
 }
 
+// False: the name is taken.
 bool link_at(const std::string& path, const char* target) {
-    if (symlink(target, path.c_str()) == 0) return true;
-    if (errno != EEXIST || !is_dangling(path)) return false;
-    ::unlink(path.c_str());
-    return symlink(target, path.c_str()) == 0;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        if (symlink(target, path.c_str()) == 0) return true;
+        if (errno != EEXIST) throw node_error(path);
+        if (!is_dangling(path)) return false;
+        ::unlink(path.c_str());
+    }
+    return false;
 }
 
 void make_raw(int fd) {
@@ -65,9 +70,9 @@ UioNode::UioNode() {
             path_ = path;
             return;
         }
-        if (errno != EEXIST && errno != ENOENT) throw node_error(path);
     }
-    throw node_error("no free number");
+    errno = EBUSY;
+    throw node_error("/dev/uio240 to /dev/uio999");
 }
 
 void UioNode::unlink() {

@@ -5,7 +5,7 @@
 
 namespace zecorx::soft82599 {
 
-std::unique_ptr<Wire> make_wire(std::string_view spec) {
+std::unique_ptr<Wire> make_wire(std::string_view spec, const MacAddress& port_mac) {
     const std::size_t colon = spec.find(':');
     const std::string_view kind = spec.substr(0, colon);
     const std::string_view rest =
@@ -13,7 +13,7 @@ std::unique_ptr<Wire> make_wire(std::string_view spec) {
     if (kind.empty() || kind == "none") return nullptr;
     if (kind == "tap") return make_tap_wire(rest);
     if (kind == "pcap") return make_pcap_wire(rest);
-    if (kind == "gen") return make_generator_wire(rest);
+    if (kind == "gen") return make_generator_wire(rest, port_mac);
     throw std::runtime_error("unknown wire '" + std::string(spec) +
                              "' of a software NIC port; use none, tap:NAME, pcap:IN,OUT or "
                              "gen:size=64,...");

@@ -8,7 +8,8 @@
 //                            either may be empty or "-" for none
 //   gen[:KEY=VALUE,...]      a generator; what is sent to it is discarded. Keys:
 //                              size=64      bytes on the wire, CRC included: 64..15872
-//                              dst=MAC      destination; given several times, they take turns
+//                              dst=MAC      destination; given several times, they take turns;
+//                                           without one, the port's own address
 //                              src=MAC      source
 //                              rate=PPS     frames a second; 0, the default, is as fast as possible
 //                              count=N      stop after N frames; 0, the default, never
@@ -42,10 +43,10 @@ class Wire {
 };
 
 // Throws std::runtime_error with one sentence for the operator. Null for "none".
-std::unique_ptr<Wire> make_wire(std::string_view spec);
+std::unique_ptr<Wire> make_wire(std::string_view spec, const MacAddress& port_mac);
 
 std::unique_ptr<Wire> make_tap_wire(std::string_view name);
 std::unique_ptr<Wire> make_pcap_wire(std::string_view files);
-std::unique_ptr<Wire> make_generator_wire(std::string_view options);
+std::unique_ptr<Wire> make_generator_wire(std::string_view options, const MacAddress& port_mac);
 
 }  // namespace zecorx::soft82599

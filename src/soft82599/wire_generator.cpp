@@ -75,9 +75,6 @@ GeneratorOptions parse_options(std::string_view text) {
         const std::string_view value = item.substr(std::min(equals + 1, item.size()));
         set_option(options, item.substr(0, equals), value);
     }
-    if (options.destinations.empty()) {
-        options.destinations.push_back(MacAddress{{0x52, 0x54, 0x00, 0x82, 0x59, 0x00}});
-    }
     return options;
 }
 
@@ -140,8 +137,10 @@ class GeneratorWire : public Wire {
 
 }  // namespace
 
-std::unique_ptr<Wire> make_generator_wire(std::string_view options) {
-    return std::make_unique<GeneratorWire>(parse_options(options));
+std::unique_ptr<Wire> make_generator_wire(std::string_view options, const MacAddress& port_mac) {
+    GeneratorOptions parsed = parse_options(options);
+    if (parsed.destinations.empty()) parsed.destinations.push_back(port_mac);
+    return std::make_unique<GeneratorWire>(parsed);
 }
 
 }  // namespace zecorx::soft82599

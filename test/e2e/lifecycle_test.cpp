@@ -44,7 +44,9 @@ void require_traffic(QemuGuest& guest) {
                        QemuGuest::kBootTimeout));
 }
 
-TEST_CASE("A guest reboots again and again under traffic", "[reboot]") {
+// Does something to a guest again and again, each time with traffic before it.
+template <typename Event>
+void repeat_under_traffic(Event event) {
     TestBed bed;
     const Footprint start(bed.daemon());
     bed.pin_neighbour(0);
@@ -55,8 +57,7 @@ TEST_CASE("A guest reboots again and again under traffic", "[reboot]") {
         for (unsigned cycle = 0; cycle < cycles(); ++cycle) {
             INFO("cycle " << cycle);
             require_traffic(*guest);
-            guest->start_reboot();
-            guest->wait_ready();
+            event(*guest);
             REQUIRE(bed.daemon().running());
         }
         require_traffic(*guest);
@@ -65,26 +66,26 @@ TEST_CASE("A guest reboots again and again under traffic", "[reboot]") {
     check_nothing_left(bed, start);
 }
 
+TEST_CASE("A guest reboots again and again under traffic", "[reboot]") {
+    repeat_under_traffic([](QemuGuest& guest) {
+        guest.start_reboot();
+        guest.wait_ready();
+    });
+}
+
 TEST_CASE("A guest's driver is unbound and bound again and again under traffic", "[rebind]") {
-    TestBed bed;
-    const Footprint start(bed.daemon());
-    bed.pin_neighbour(0);
-    {
-        const UdpFlood flood(bed.netns(), guest_ip(0));
-        const auto guest = bed.start_guest(0);
-        guest->wait_ready();
-        for (unsigned cycle = 0; cycle < cycles(); ++cycle) {
-            INFO("cycle " << cycle);
-            require_traffic(*guest);
-            guest->must("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/unbind");
-            guest->must("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/bind");
-            guest->must("net-up");
-            REQUIRE(bed.daemon().running());
-        }
-        require_traffic(*guest);
-        guest->must(std::string("ping -c 1 -W 20 ") + kWireIp);
-    }
-    check_nothing_left(bed, start);
+    repeat_under_traffic([](QemuGuest& guest) {
+        guest.must("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/unbind");
+        guest.must("echo virtio0 > /sys/bus/virtio/drivers/virtio_net/bind");
+        guest.must("net-up");
+    });
+}
+
+TEST_CASE("A guest is paused and resumed again and again under traffic", "[pause]") {
+    repeat_under_traffic([](QemuGuest& guest) {
+        guest.pause();
+        guest.resume();
+    });
 }
 
 TEST_CASE("A guest is killed and started anew again and again under traffic", "[kill]") {
@@ -98,6 +99,7 @@ TEST_CASE("A guest is killed and started anew again and again under traffic", "[
             const auto guest = bed.start_guest(0);
             guest->wait_ready();
             require_traffic(*guest);
+            REQUIRE(bed.daemon().guest_mappings() > 0);
             guest->kill();
             REQUIRE(bed.daemon().running());
         }

@@ -105,17 +105,20 @@ std::optional<int> Process::wait(std::chrono::milliseconds timeout) {
 }
 
 std::optional<int> Process::terminate(std::chrono::milliseconds timeout) {
-    if (!running()) return status_;
-    ::kill(pid_, SIGTERM);  // not reaped yet, so the id is still its own
+    signal(SIGTERM);
     const std::optional<int> status = wait(timeout);
     if (!status) kill();
     return status;
 }
 
 void Process::kill() {
-    if (!running()) return;
-    ::kill(pid_, SIGKILL);
+    signal(SIGKILL);
     wait(std::chrono::seconds(30));
+}
+
+void Process::signal(int number) {
+    // Not reaped yet, so the id is still its own.
+    if (running()) ::kill(pid_, number);
 }
 
 std::string run_command(const std::vector<std::string>& command, int netns,

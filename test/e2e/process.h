@@ -39,6 +39,7 @@ class Process {
     // SIGTERM, then the exit status; kills it if it still runs at the timeout and returns nothing.
     std::optional<int> terminate(std::chrono::milliseconds timeout);
     void kill();
+    void signal(int number);  // nothing happens if it ended before
 
     // REQUIRES: ProcessOptions::pipes.
     int input() const { return input_.get(); }

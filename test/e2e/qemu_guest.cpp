@@ -110,10 +110,6 @@ std::string QemuGuest::must(const std::string& command, std::chrono::millisecond
 
 void QemuGuest::start_reboot() { send("reboot -f\n"); }
 
-void QemuGuest::freeze() { qmp("stop"); }
-
-void QemuGuest::thaw() { qmp("cont"); }
-
 std::uint64_t QemuGuest::interface_counter(const std::string& name) {
     return std::stoull(must("cat /sys/class/net/eth0/statistics/" + name));
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <signal.h>
+
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -57,9 +59,12 @@ class QemuGuest {
 
     // Resets the machine from inside, as `reboot -f` does; follow with wait_ready().
     void start_reboot();
-    // Stops and resumes the virtual CPUs.
-    void freeze();
-    void thaw();
+    // Stops and resumes the machine as an operator does; QEMU tells the vhost-user backend.
+    void pause() { qmp("stop"); }
+    void resume() { qmp("cont"); }
+    // Stops and resumes QEMU without anybody being told.
+    void freeze() { process_->signal(SIGSTOP); }
+    void thaw() { process_->signal(SIGCONT); }
     // SIGKILL, and wait for the end.
     void kill() { process_->kill(); }
 

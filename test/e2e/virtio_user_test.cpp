@@ -33,6 +33,7 @@ std::vector<std::string> testpmd_command(const VmSpec& vm, bool mrg_rxbuf) {
 TEMPLATE_TEST_CASE_SIG("testpmd on virtio_user returns every frame of the wire", "[virtio-user]",
                        ((bool MrgRxbuf), MrgRxbuf), true, false) {
     constexpr unsigned kFrames = 10000;
+    constexpr unsigned kWarmUpFrames = 1000;
     TestBed bed;
     const TempDir logs;
     Process testpmd(testpmd_command(bed.vm(0), MrgRxbuf),
@@ -46,6 +47,8 @@ TEMPLATE_TEST_CASE_SIG("testpmd on virtio_user returns every frame of the wire",
             return exchange(bed.netns(), Daemon::kWire, peer, 1, 1, kSilence).returned == 1;
         },
         QemuGuest::kBootTimeout));
+    // What the daemon posted before the driver had any buffers is used up by these.
+    REQUIRE(exchange(bed.netns(), Daemon::kWire, peer, kWarmUpFrames).returned == kWarmUpFrames);
     const nlohmann::json before = bed.daemon().stats();
 
     const EchoResult echo = exchange(bed.netns(), Daemon::kWire, peer, kFrames);
@@ -61,7 +64,7 @@ TEMPLATE_TEST_CASE_SIG("testpmd on virtio_user returns every frame of the wire",
     };
     CHECK(counted("rx_packets") == kFrames);
     CHECK(counted("tx_packets") == kFrames);
-    CHECK(zero_copy_share(after.at("vms").at(0)) >= 0.95);
+    CHECK(counted("zero_copied") >= kFrames * 0.95);
     CHECK(after.at("soft82599").at("dma_faults") == 0);
 }
 

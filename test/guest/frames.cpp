@@ -169,7 +169,7 @@ Frame make_udp_frame(const FrameSpec& spec, const UdpSpec& udp) {
 
 Frame make_arp_request(const MacAddress& sender, const Ipv4& sender_ip, const Ipv4& target_ip) {
     Frame frame;
-    append_ether_header(frame, {.dst = kBroadcast, .src = sender, .vlan = {}}, kEtherTypeArp);
+    append_ether_header(frame, {.dst = kBroadcast, .src = sender}, kEtherTypeArp);
     Writer out(frame);
     out.u16(1);  // hardware: Ethernet
     out.u16(kEtherTypeIpv4);

@@ -97,7 +97,7 @@ class Testpmd {
 // lost come first. Some of them may arrive late.
 void wait_until_forwarding(FakeGuest& guest) {
     for (int tries = 0; tries < 200; ++tries) {
-        guest.net.send(make_frame({.seq = kProbeSeq, .vlan = {}}));
+        guest.net.send(make_frame({.seq = kProbeSeq}));
         if (!guest.net.receive_until(1, 50ms).empty()) return;
     }
 }
@@ -113,6 +113,7 @@ void receive_echoes(FakeGuest& guest, std::uint32_t count, Take take) {
             ++taken;
         }
     }
+    if (taken < count) UNSCOPED_INFO(taken << " of " << count << " frames came back in time");
 }
 
 // Sends frames of all sizes in bursts until one is missing; returns how many came back intact, in
@@ -123,7 +124,7 @@ std::uint32_t echo(FakeGuest& guest, const TxLayout& layout) {
     for (std::uint32_t sent = 0; sent < kEchoed && good == sent; sent += kBurst) {
         for (std::uint32_t seq = sent; seq < sent + kBurst; ++seq) {
             const std::size_t size = kMinFrame + seq * 37 % (kMaxUntaggedFrame - kMinFrame + 1);
-            guest.net.tx().enqueue(make_frame({.seq = seq, .size = size, .vlan = {}}), layout);
+            guest.net.tx().enqueue(make_frame({.seq = seq, .size = size}), layout);
         }
         guest.net.tx().flush();
         receive_echoes(guest, kBurst, [&good](const ReceivedFrame& frame) {
@@ -229,7 +230,7 @@ TEST_CASE("testpmd calls a sleeping guest, with flags and with EVENT_IDX") {
             receiveq.want_calls(true);
             guest.net.receive();
             receiveq.drain_calls();
-            guest.net.send(make_frame({.seq = seq, .vlan = {}}));
+            guest.net.send(make_frame({.seq = seq}));
             REQUIRE(receiveq.wait_call(5s));
             CHECK(guest.net.receive().size() == 1);
             guest.net.reap_transmitted();

@@ -40,7 +40,7 @@ struct NetFixture {
 };
 
 Frame frame_of(std::uint32_t seq, std::size_t size) {
-    return make_frame({.seq = seq, .size = size, .vlan = {}});
+    return make_frame({.seq = seq, .size = size});
 }
 
 }  // namespace

@@ -63,10 +63,12 @@ void SplitQueueDriver::write_avail_entry(std::uint16_t slot, std::uint16_t head)
     word(avail_, kRingEntriesOffset + 2UL * (slot % size_)) = head;
 }
 
-// Release: the device must see descriptors and avail entries before the index that covers them.
-// Pairs with the device's acquire load of avail.idx.
+// Release half: the device must see descriptors and avail entries before the index that covers
+// them; pairs with its acquire load of avail.idx. Sequentially consistent because kick() reads what
+// the device wants after this store, while the device writes that and then looks at avail.idx once
+// more: only a total order keeps each from missing the other (VIRTIO 2.7.13.4.1).
 void SplitQueueDriver::write_avail_idx(std::uint16_t index) const {
-    std::atomic_ref(word(avail_, kRingIdxOffset)).store(index, std::memory_order_release);
+    std::atomic_ref(word(avail_, kRingIdxOffset)).store(index, std::memory_order_seq_cst);
 }
 
 std::uint16_t SplitQueueDriver::avail_idx() const {
@@ -74,13 +76,14 @@ std::uint16_t SplitQueueDriver::avail_idx() const {
 }
 
 // Acquire: pairs with the device's release store of used.idx, which follows its used entries and
-// everything it wrote into the buffers.
+// everything it wrote into the buffers. Sequentially consistent for want_calls(), the mirror image
+// of a kick.
 std::uint16_t SplitQueueDriver::used_idx() const {
-    return std::atomic_ref(word(used_, kRingIdxOffset)).load(std::memory_order_acquire);
+    return std::atomic_ref(word(used_, kRingIdxOffset)).load(std::memory_order_seq_cst);
 }
 
 std::uint16_t SplitQueueDriver::used_flags() const {
-    return std::atomic_ref(word(used_, kRingFlagsOffset)).load(std::memory_order_relaxed);
+    return std::atomic_ref(word(used_, kRingFlagsOffset)).load(std::memory_order_seq_cst);
 }
 
 std::optional<std::uint16_t> SplitQueueDriver::add(std::span<const Piece> pieces, DescForm form) {
@@ -150,10 +153,6 @@ bool SplitQueueDriver::kick() {
     const std::uint16_t old_idx = kicked_;
     kicked_ = published_;
     if (old_idx == published_) return false;
-    // The device announces that it sleeps, then looks at avail.idx once more; the driver stores
-    // avail.idx, then looks at that announcement. Only a full fence on both sides keeps each from
-    // missing the other (VIRTIO 2.7.13.4.1).
-    std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!device_wants_kick(old_idx, published_)) {
         ++kicks_suppressed_;
         return false;
@@ -165,7 +164,7 @@ bool SplitQueueDriver::kick() {
 
 bool SplitQueueDriver::device_wants_kick(std::uint16_t old_idx, std::uint16_t new_idx) const {
     if (!event_idx_) return (used_flags() & kUsedNoNotify) == 0;
-    const std::uint16_t event = std::atomic_ref(avail_event()).load(std::memory_order_relaxed);
+    const std::uint16_t event = std::atomic_ref(avail_event()).load(std::memory_order_seq_cst);
     return passes_event(event, old_idx, new_idx);
 }
 
@@ -176,13 +175,10 @@ void SplitQueueDriver::use_event_idx() {
 
 void SplitQueueDriver::want_calls(bool wanted) {
     calls_wanted_ = wanted;
-    std::atomic_ref(word(avail_, kRingFlagsOffset))
-        .store(wanted ? 0 : kAvailNoInterrupt, std::memory_order_relaxed);
+    std::atomic_ref(word(avail_, kRingFlagsOffset)).store(wanted ? 0 : kAvailNoInterrupt);
     // An event index just passed is not passed again for a whole turn of the 16-bit index.
     const auto event = static_cast<std::uint16_t>(wanted ? next_used_ : next_used_ - 1);
-    std::atomic_ref(used_event()).store(event, std::memory_order_relaxed);
-    // Partner of the device's fence between its store of used.idx and its load of these words.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    std::atomic_ref(used_event()).store(event);
 }
 
 std::vector<UsedHead> SplitQueueDriver::reap() {

@@ -1,0 +1,217 @@
+// Sessions that end, change and come back while frames arrive. Whatever happens, the NIC writes to
+// no memory that was given back, and everything the session used is there again.
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include "test_host.h"
+
+namespace zecorx::test {
+namespace {
+
+// Frames to VM 0 without waiting for anybody.
+void flood(TestHost& host, std::uint32_t& seq, int count) {
+    for (int i = 0; i < count; ++i) {
+        host.arrive(make_frame({.dst = TestHost::mac(0), .seq = seq++, .size = 60 + seq % 1400}));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("sessions end in every way under traffic and leave nothing behind") {
+    TestHost& host = TestHost::instance();
+    enum class End { kStop, kVanish };
+    const End end = GENERATE(End::kStop, End::kVanish);
+    const PageSize page_size = GENERATE(PageSize::k2MiB, PageSize::k4KiB);
+    std::uint32_t seq = 0;
+    std::size_t descriptors = 0, mappings = 0;
+    for (int cycle = 0; cycle < 22; ++cycle) {
+        {
+            FakeMemory memory(8_MiB, page_size);
+            FakeGuest guest = host.connect(0, memory);
+            guest.net.rx().tolerate_scratch(2048);
+            guest.net.refill();
+            for (int burst = 0; burst < 8; ++burst) {
+                flood(host, seq, 40);
+                guest.net.receive();
+            }
+            flood(host, seq, 40);
+            if (end == End::kStop) guest.stop_device();
+            guest.frontend.disconnect();
+            flood(host, seq, 40);
+            host.require_stopped(0);
+            CHECK(guest.net.violations() == std::vector<std::string>{});
+            CHECK(guest.net.receiveq().order_violations() == 0);
+        }
+        flood(host, seq, 40);
+        // The first rounds warm allocators and the library up.
+        if (cycle == 1) {
+            descriptors = open_descriptors();
+            mappings = memory_mappings();
+        }
+    }
+    CHECK(host.eventually([&] { return open_descriptors() <= descriptors; }));
+    CHECK(memory_mappings() <= mappings);
+    CHECK(host.nic().counters().dma_faults == 0);
+}
+
+TEST_CASE("memory keeps still once a session has stopped") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB, PageSize::k2MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
+    std::uint32_t seq = 0;
+    flood(host, seq, 100);
+    guest.stop_device();
+
+    const std::uint64_t digest = guest.net.rx().memory_digest();
+    flood(host, seq, 1000);
+    host.pump();
+
+    CHECK(guest.net.rx().memory_digest() == digest);
+    host.require_stopped(0);
+}
+
+TEST_CASE("a restarted session continues at the used index, without losing or repeating a head") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(16_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.rx().tolerate_scratch(2048);
+    guest.net.refill();
+    std::uint32_t seq = 0;
+    for (int cycle = 0; cycle < 20; ++cycle) {
+        flood(host, seq, 30);
+        guest.net.receive();
+        const VringBases bases = guest.stop_device();
+        CHECK(bases.at(0) == guest.net.receiveq().used_idx());
+        CHECK(bases.at(1) == guest.net.transmitq().used_idx());
+        guest.start_device(bases);
+        REQUIRE(host.eventually([&] { return host.status(0).running; }));
+    }
+    guest.net.receive();
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 77}));
+    const auto frames = host.receive(guest, 1);
+    REQUIRE(frames.size() == 1);
+    CHECK(check_frame(frames[0].bytes) == 77u);
+    CHECK(guest.net.violations() == std::vector<std::string>{});
+    CHECK(guest.net.receiveq().order_violations() == 0);
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+TEST_CASE("a memory table change under traffic moves the NIC to the new mappings") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.rx().tolerate_scratch(2048);
+    guest.net.refill();
+    std::uint32_t seq = 0;
+    for (int change = 0; change < 10; ++change) {
+        flood(host, seq, 50);
+        guest.net.receive();
+        // Hotplug: the old region stays where it is and a new one appears beside it, or goes.
+        if (change % 2 == 0) {
+            memory.add_region({.size = 4_MiB, .gpa = 0x8000'0000});
+        } else {
+            memory.remove_region(1);
+        }
+        REQUIRE(guest.frontend.set_mem_table(memory.regions()));
+        REQUIRE(host.eventually([&] { return host.status(0).running; }));
+    }
+    guest.net.receive();
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 5}));
+    const auto frames = host.receive(guest, 1);
+    REQUIRE(frames.size() == 1);
+    CHECK(check_frame(frames[0].bytes) == 5u);
+    CHECK(host.nic().counters().dma_faults == 0);
+    CHECK(guest.net.violations() == std::vector<std::string>{});
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+TEST_CASE("a disabled ring receives nothing and goes on when it is enabled again") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.rx().tolerate_scratch(2048);
+    guest.net.refill();
+    for (std::uint32_t round = 0; round < 10; ++round) {
+        REQUIRE(guest.frontend.set_vring_enable(0, false));
+        CHECK_FALSE(host.status(0).running);
+        const std::uint16_t used = guest.net.receiveq().used_idx();
+        std::uint32_t seq = 0;
+        flood(host, seq, 20);
+        host.pump();
+        CHECK(guest.net.receiveq().used_idx() == used);
+        REQUIRE(guest.frontend.set_vring_enable(0, true));
+        REQUIRE(host.eventually([&] { return host.status(0).running; }));
+        host.arrive(make_frame({.dst = host.mac(0), .seq = round}));
+        const auto frames = host.receive(guest, 1);
+        REQUIRE(frames.size() == 1);
+        CHECK(check_frame(frames[0].bytes) == round);
+    }
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+TEST_CASE("a broken ring stops its own VM, and the next session runs again") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory0(8_MiB), memory1(8_MiB);
+    FakeGuest broken = host.connect(0, memory0);
+    FakeGuest neighbour = host.connect(1, memory1);
+    neighbour.net.refill();
+    const std::uint64_t before = host.status(0).counters->broken_rings.get();
+
+    broken.net.receiveq().write_avail_entry(0, 0xffff);
+    broken.net.receiveq().write_avail_idx(1);
+    std::uint32_t seq = 0;
+    flood(host, seq, 40);
+
+    REQUIRE(host.eventually([&] { return !host.status(0).running; }));
+    CHECK(host.status(0).counters->broken_rings.get() == before + 1);
+    host.arrive(make_frame({.dst = host.mac(1), .seq = 9}));
+    CHECK(host.receive(neighbour, 1).size() == 1);
+    broken.frontend.disconnect();
+    host.require_stopped(0);
+
+    FakeMemory memory(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 10}));
+    CHECK(host.receive(guest, 1).size() == 1);
+    guest.stop_device();
+    neighbour.stop_device();
+    host.require_stopped(0);
+    host.require_stopped(1);
+}
+
+TEST_CASE("a frontend whose rings cannot be used is refused and the daemon serves the next") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    Frontend frontend = Frontend::connect(host.socket(0));
+    const std::uint64_t features = frontend.negotiate();
+    NetDriver driver(memory, {.features = features});
+    REQUIRE(frontend.set_mem_table(memory.regions()));
+    for (std::uint32_t ring = 0; ring < 2; ++ring) {
+        SplitQueueDriver& queue = ring == 0 ? driver.receiveq() : driver.transmitq();
+        REQUIRE(frontend.set_vring_num(ring, queue.size()));
+        VringAddr address{};
+        address.index = ring;
+        address.desc = memory.user_addr(queue.desc_table()) + 4;  // misaligned
+        address.avail = memory.user_addr(queue.avail_ring());
+        address.used = memory.user_addr(queue.used_ring());
+        REQUIRE(frontend.set_vring_addr(address));
+        REQUIRE(frontend.set_vring_kick(static_cast<std::uint8_t>(ring), queue.kick_fd()));
+        REQUIRE(frontend.set_vring_call(static_cast<std::uint8_t>(ring), queue.call_fd()));
+        REQUIRE(frontend.set_vring_enable(ring, true));
+    }
+    host.pump();
+    CHECK_FALSE(host.status(0).running);
+    frontend.disconnect();
+
+    FakeGuest guest = host.connect(0, memory);
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+}  // namespace zecorx::test

@@ -1,0 +1,436 @@
+// The software 82599 under EAL and the stock ixgbe driver, in step mode.
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_memory.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <catch2/catch_test_macros.hpp>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "soft82599/dma_eal.h"
+#include "soft82599/machine.h"
+
+using namespace zecorx;
+using soft82599::Frame;
+using soft82599::FrameView;
+using soft82599::RxResult;
+
+namespace {
+
+constexpr std::uint16_t kRing = 128;
+constexpr std::size_t kPorts = 2;
+constexpr MacAddress kPeer{{0x02, 0, 0, 0, 0, 0x42}};
+
+// EAL can be started once in a process: all test cases share it and the machine.
+class SoftNicBench {
+  public:
+    static SoftNicBench& instance() {
+        static SoftNicBench bench;
+        return bench;
+    }
+
+    soft82599::Machine& machine() { return *machine_; }
+    rte_mempool* pool() { return pool_; }
+
+    ~SoftNicBench() {
+        for (std::uint16_t port = 0; port < kPorts; ++port) rte_eth_dev_close(port);
+        rte_mempool_free(pool_);
+        rte_eal_cleanup();
+    }
+
+  private:
+    SoftNicBench() {
+        soft82599::Config config;
+        config.mode = soft82599::Mode::kStep;
+        config.ports.resize(kPorts);
+        config.ports[1].bdf = "0000:04:00.0";
+        machine_ = std::make_unique<soft82599::Machine>(std::move(config));
+        std::vector<std::string> words = {
+            "soft82599_test", "--in-memory", "--iova-mode=pa", "-m", "128", "-l", "0",
+            "--no-telemetry", "--log-level", "lib.eal:warning"};
+        std::vector<char*> arguments;
+        for (std::string& word : words) arguments.push_back(word.data());
+        if (rte_eal_init(static_cast<int>(arguments.size()), arguments.data()) < 0) {
+            throw std::runtime_error("EAL does not start: " + std::string(rte_strerror(rte_errno)));
+        }
+        pool_ = rte_pktmbuf_pool_create("soft82599", 8191, 32, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
+                                        SOCKET_ID_ANY);
+        if (pool_ == nullptr) throw std::runtime_error("no memory for a pool of mbufs");
+    }
+
+    std::unique_ptr<soft82599::Machine> machine_;
+    rte_mempool* pool_ = nullptr;
+};
+
+rte_ether_addr to_ether(const MacAddress& mac) {
+    rte_ether_addr address;
+    std::memcpy(address.addr_bytes, mac.bytes.data(), mac.bytes.size());
+    return address;
+}
+
+Frame make_frame(const MacAddress& to, std::size_t length, unsigned seed = 0) {
+    Frame frame(length);
+    for (std::size_t i = 0; i < length; ++i) frame[i] = static_cast<std::byte>(i * 7 + seed);
+    std::memcpy(frame.data(), to.bytes.data(), 6);
+    std::memcpy(frame.data() + 6, kPeer.bytes.data(), 6);
+    soft82599::store_be16(frame, 12, 0x88B5);
+    return frame;
+}
+
+Frame bytes_of(const rte_mbuf* mbuf) {
+    Frame bytes;
+    for (; mbuf != nullptr; mbuf = mbuf->next) {
+        const auto* data = rte_pktmbuf_mtod(mbuf, const std::byte*);
+        bytes.insert(bytes.end(), data, data + mbuf->data_len);
+    }
+    return bytes;
+}
+
+// A configured and started port; stopped at the end of the test.
+class RunningPort {
+  public:
+    explicit RunningPort(std::uint16_t id = 0, rte_eth_conf conf = {}, std::uint16_t queues = 1)
+        : id_(id) {
+        const std::uint16_t transmit_queues = 1;
+        REQUIRE(rte_eth_dev_configure(id, queues, transmit_queues, &conf) == 0);
+        rte_eth_dev_info info;
+        REQUIRE(rte_eth_dev_info_get(id, &info) == 0);
+        rte_eth_rxconf rx = info.default_rxconf;
+        rx.rx_drop_en = 1;
+        for (std::uint16_t queue = 0; queue < queues; ++queue) {
+            REQUIRE(rte_eth_rx_queue_setup(id, queue, kRing, SOCKET_ID_ANY, &rx, bench().pool()) ==
+                    0);
+        }
+        rte_eth_txconf tx = info.default_txconf;
+        tx.offloads = conf.txmode.offloads;
+        REQUIRE(rte_eth_tx_queue_setup(id, 0, kRing, SOCKET_ID_ANY, &tx) == 0);
+        REQUIRE(rte_eth_dev_start(id) == 0);
+        REQUIRE(rte_eth_stats_reset(id) == 0);
+    }
+    ~RunningPort() { rte_eth_dev_stop(id_); }
+    RunningPort(const RunningPort&) = delete;
+    RunningPort& operator=(const RunningPort&) = delete;
+
+    static SoftNicBench& bench() { return SoftNicBench::instance(); }
+    soft82599::Port& model() const { return bench().machine().port(id_); }
+    std::uint16_t id() const { return id_; }
+
+    std::vector<Frame> receive(std::uint16_t queue = 0) const {
+        std::array<rte_mbuf*, 64> burst;
+        const std::uint16_t count = rte_eth_rx_burst(id_, queue, burst.data(), burst.size());
+        std::vector<Frame> frames;
+        for (std::uint16_t i = 0; i < count; ++i) {
+            frames.push_back(bytes_of(burst[i]));
+            rte_pktmbuf_free(burst[i]);
+        }
+        return frames;
+    }
+
+    rte_mbuf* make_mbuf(FrameView frame) const {
+        rte_mbuf* const mbuf = rte_pktmbuf_alloc(bench().pool());
+        REQUIRE(mbuf != nullptr);
+        std::memcpy(rte_pktmbuf_append(mbuf, static_cast<std::uint16_t>(frame.size())),
+                    frame.data(), frame.size());
+        return mbuf;
+    }
+    void transmit(rte_mbuf* mbuf) const { REQUIRE(rte_eth_tx_burst(id_, 0, &mbuf, 1) == 1); }
+
+  private:
+    std::uint16_t id_;
+};
+
+rte_eth_stats stats_of(std::uint16_t port) {
+    rte_eth_stats stats;
+    REQUIRE(rte_eth_stats_get(port, &stats) == 0);
+    return stats;
+}
+
+rte_eth_conf vmdq_config() {
+    rte_eth_conf conf{};
+    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_VMDQ_ONLY;
+    rte_eth_vmdq_rx_conf& vmdq = conf.rx_adv_conf.vmdq_rx_conf;
+    vmdq.nb_queue_pools = RTE_ETH_64_POOLS;
+    vmdq.rx_mode = RTE_ETH_VMDQ_ACCEPT_UNTAG | RTE_ETH_VMDQ_ACCEPT_BROADCAST;
+    return conf;
+}
+
+// Waits for a condition that another thread brings about, for a generous while.
+template <typename Condition>
+bool eventually(Condition condition) {
+    for (int i = 0; i < 10'000 && !condition(); ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return condition();
+}
+
+}  // namespace
+
+TEST_CASE("EAL finds the ports with their own addresses and leaves no /dev node",
+          "[soft82599][eal]") {
+    SoftNicBench& bench = SoftNicBench::instance();
+    CHECK(rte_eth_dev_count_avail() == kPorts);
+    for (std::uint16_t port = 0; port < kPorts; ++port) {
+        rte_ether_addr mac;
+        REQUIRE(rte_eth_macaddr_get(port, &mac) == 0);
+        const MacAddress& expected = bench.machine().port(port).mac();
+        CHECK(std::memcmp(mac.addr_bytes, expected.bytes.data(), 6) == 0);
+        const unsigned number = bench.machine().port(port).uio_number();
+        CHECK_FALSE(std::filesystem::exists("/dev/uio" + std::to_string(number)));
+    }
+    CHECK(std::filesystem::exists("/sys/class/net/lo/address"));  // the host's classes still work
+}
+
+TEST_CASE("frames of every length arrive exactly, through several ring turns", "[soft82599][eal]") {
+    const RunningPort port;
+    std::size_t checked = 0;
+    for (std::size_t length = 60; length <= 1514; length += 3) {
+        const Frame frame = make_frame(port.model().mac(), length, static_cast<unsigned>(length));
+        REQUIRE(port.model().inject(frame) == RxResult::kDelivered);
+        const std::vector<Frame> got = port.receive();
+        REQUIRE(got.size() == 1);
+        REQUIRE(got[0] == frame);
+        ++checked;
+    }
+    CHECK(port.model().counters().rx_delivered >= checked);
+    CHECK(port.model().counters().dma_faults == 0);
+}
+
+TEST_CASE("statistics are exact over repeated readings", "[soft82599][eal]") {
+    const RunningPort port;
+    std::uint64_t frames = 0;
+    std::uint64_t bytes = 0;
+    for (unsigned round = 1; round <= 5; ++round) {
+        for (unsigned i = 0; i < 3 * round; ++i) {
+            port.model().inject(make_frame(port.model().mac(), 100 + i));
+            ++frames;
+            bytes += 100 + i;
+        }
+        port.receive();
+        for (int reading = 0; reading < 3; ++reading) {
+            const rte_eth_stats stats = stats_of(port.id());
+            CHECK(stats.ipackets == frames);
+            CHECK(stats.ibytes == bytes);
+            CHECK(stats.ierrors == 0);
+            CHECK(stats.imissed == 0);
+        }
+    }
+    port.model().inject(make_frame(port.model().mac(), 1515));
+    CHECK(stats_of(port.id()).ierrors == 1);
+    CHECK(stats_of(port.id()).ierrors == 1);
+}
+
+TEST_CASE("frames beyond the posted descriptors are dropped and counted", "[soft82599][eal]") {
+    const RunningPort port;
+    unsigned delivered = 0;
+    for (unsigned i = 0; i < kRing + 10; ++i) {
+        if (port.model().inject(make_frame(port.model().mac(), 60)) == RxResult::kDelivered) {
+            ++delivered;
+        }
+    }
+    CHECK(delivered == kRing - 1);
+    const rte_eth_stats stats = stats_of(port.id());
+    CHECK(stats.ipackets == kRing - 1);
+    CHECK(stats.q_errors[0] == 11);
+}
+
+TEST_CASE("a stopped queue takes nothing, and a restarted one works from the first frame on",
+          "[soft82599][eal]") {
+    const RunningPort port;
+    const Frame frame = make_frame(port.model().mac(), 200);
+    port.model().guard_buffers_at_stop(true);
+    for (int round = 0; round < 50; ++round) {
+        for (int i = 0; i < round; ++i) port.model().inject(frame);
+        REQUIRE(rte_eth_dev_rx_queue_stop(port.id(), 0) == 0);
+        CHECK(port.model().inject(frame) == RxResult::kDroppedNoDescriptor);
+        CHECK(port.model().verify_stopped_queue(0) == 0u);
+        REQUIRE(rte_eth_dev_rx_queue_start(port.id(), 0) == 0);
+        CHECK_FALSE(port.model().verify_stopped_queue(0).has_value());
+        REQUIRE(port.model().inject(frame) == RxResult::kDelivered);
+        const std::vector<Frame> got = port.receive();
+        REQUIRE(got.size() == 1);
+        REQUIRE(got[0] == frame);
+    }
+    port.model().guard_buffers_at_stop(false);
+    // Not one buffer is lost over the restarts: the ring holds all that is out of the pool.
+    CHECK(rte_mempool_in_use_count(RunningPort::bench().pool()) <= kRing);
+}
+
+TEST_CASE("a queue may be stopped and started under traffic from another thread",
+          "[soft82599][eal]") {
+    const RunningPort port;
+    const Frame frame = make_frame(port.model().mac(), 200);
+    std::atomic<bool> stop{false};
+    std::thread traffic([&] {
+        while (!stop) port.model().inject(frame);
+    });
+    for (int round = 0; round < 30; ++round) {
+        REQUIRE(rte_eth_dev_rx_queue_stop(port.id(), 0) == 0);
+        // A trapped read is a barrier: the model has seen the stop when it returns.
+        rte_eth_link link;
+        rte_eth_link_get_nowait(port.id(), &link);
+        REQUIRE(rte_eth_dev_rx_queue_start(port.id(), 0) == 0);
+        REQUIRE(eventually([&] {
+            const std::vector<Frame> got = port.receive();
+            CHECK(std::ranges::all_of(got, [&](const Frame& f) { return f == frame; }));
+            return !got.empty();
+        }));
+    }
+    stop = true;
+    traffic.join();
+    CHECK(port.model().counters().dma_faults == 0);
+}
+
+TEST_CASE("a link change reaches the application as an interrupt", "[soft82599][eal]") {
+    rte_eth_conf conf{};
+    conf.intr_conf.lsc = 1;
+    const RunningPort port(0, conf);
+    std::atomic<int> events{0};
+    const auto on_event = [](std::uint16_t, rte_eth_event_type, void* argument, void*) {
+        ++*static_cast<std::atomic<int>*>(argument);
+        return 0;
+    };
+    REQUIRE(rte_eth_dev_callback_register(port.id(), RTE_ETH_EVENT_INTR_LSC, on_event, &events) ==
+            0);
+    rte_eth_link link;
+    REQUIRE(rte_eth_link_get_nowait(port.id(), &link) == 0);
+    CHECK(link.link_status == RTE_ETH_LINK_UP);
+    CHECK(link.link_speed == RTE_ETH_SPEED_NUM_10G);
+
+    port.model().set_link(false);
+    // The driver reports a change seconds later, when it expects the link to be stable.
+    CHECK(eventually([&] { return events > 0; }));
+    rte_eth_link_get_nowait(port.id(), &link);
+    CHECK(link.link_status == RTE_ETH_LINK_DOWN);
+    CHECK(port.model().inject(make_frame(port.model().mac(), 60)) == RxResult::kDroppedDisabled);
+
+    port.model().set_link(true);
+    CHECK(eventually([&] { return events > 1; }));
+    rte_eth_dev_callback_unregister(port.id(), RTE_ETH_EVENT_INTR_LSC, on_event, &events);
+}
+
+TEST_CASE("frames are sent as posted, in order", "[soft82599][eal]") {
+    const RunningPort port;
+    std::vector<Frame> sent;
+    for (unsigned i = 0; i < 500; ++i) {
+        sent.push_back(make_frame(kPeer, 60 + i, i));
+        port.transmit(port.make_mbuf(sent.back()));
+        port.model().step_tx(4);
+    }
+    CHECK(port.model().take_transmitted() == sent);
+    const rte_eth_stats stats = stats_of(port.id());
+    CHECK(stats.opackets == sent.size());
+    CHECK(stats_of(port.id()).opackets == sent.size());
+}
+
+TEST_CASE("a frame in two mbufs leaves as one", "[soft82599][eal]") {
+    rte_eth_conf conf{};
+    conf.txmode.offloads = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+    const RunningPort port(0, conf);
+    const Frame frame = make_frame(kPeer, 1000);
+    rte_mbuf* const head = port.make_mbuf(FrameView(frame).first(100));
+    rte_mbuf* const tail = port.make_mbuf(FrameView(frame).subspan(100));
+    REQUIRE(rte_pktmbuf_chain(head, tail) == 0);
+    port.transmit(head);
+    port.model().step_tx(8);
+    CHECK(port.model().take_transmitted() == std::vector<Frame>{frame});
+}
+
+TEST_CASE("VMDq pools get their own unicast and a copy of broadcast", "[soft82599][eal]") {
+    constexpr std::uint16_t kPoolsUsed = 4;
+    const RunningPort port(0, vmdq_config(), 2 * kPoolsUsed);
+    for (std::uint16_t pool = 1; pool < kPoolsUsed; ++pool) {
+        rte_ether_addr mac = to_ether({{0x52, 0x54, 0, 0, 1, static_cast<std::uint8_t>(pool)}});
+        REQUIRE(rte_eth_dev_mac_addr_add(port.id(), &mac, pool) == 0);
+    }
+    for (std::uint16_t pool = 1; pool < kPoolsUsed; ++pool) {
+        const Frame frame =
+            make_frame({{0x52, 0x54, 0, 0, 1, static_cast<std::uint8_t>(pool)}}, 100, pool);
+        REQUIRE(port.model().inject(frame) == RxResult::kDelivered);
+        const auto got = port.receive(static_cast<std::uint16_t>(2 * pool));
+        REQUIRE(got.size() == 1);
+        CHECK(got[0] == frame);
+    }
+    port.model().inject(make_frame(MacAddress{{255, 255, 255, 255, 255, 255}}, 60));
+    for (std::uint16_t pool = 0; pool < kPoolsUsed; ++pool) {
+        INFO("pool " << pool);
+        CHECK(port.receive(static_cast<std::uint16_t>(2 * pool)).size() == 1);
+    }
+    rte_ether_addr removed = to_ether({{0x52, 0x54, 0, 0, 1, 2}});
+    REQUIRE(rte_eth_dev_mac_addr_remove(port.id(), &removed) == 0);
+    CHECK(port.model().inject(make_frame({{0x52, 0x54, 0, 0, 1, 2}}, 60)) ==
+          RxResult::kDroppedFilter);
+}
+
+TEST_CASE("jumbo frames arrive in several buffers", "[soft82599][eal]") {
+    rte_eth_conf conf{};
+    conf.rxmode.mtu = 9000;
+    conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_SCATTER;
+    const RunningPort port(0, conf);
+    const Frame frame = make_frame(port.model().mac(), 9014);
+    REQUIRE(port.model().inject(frame) == RxResult::kDelivered);
+    const auto got = port.receive();
+    REQUIRE(got.size() == 1);
+    CHECK(got[0] == frame);
+    CHECK(port.model().inject(make_frame(port.model().mac(), 9015)) == RxResult::kDroppedOversize);
+}
+
+TEST_CASE("two ports run side by side and do not mix", "[soft82599][eal]") {
+    const RunningPort first(0);
+    const RunningPort second(1);
+    const Frame to_first = make_frame(first.model().mac(), 100, 1);
+    const Frame to_second = make_frame(second.model().mac(), 100, 2);
+    CHECK(first.model().inject(to_second) == RxResult::kDroppedFilter);
+    first.model().inject(to_first);
+    second.model().inject(to_second);
+    CHECK(first.receive() == std::vector<Frame>{to_first});
+    CHECK(second.receive() == std::vector<Frame>{to_second});
+    second.transmit(second.make_mbuf(to_first));
+    second.model().step_tx(1);
+    CHECK(first.model().take_transmitted().empty());
+    CHECK(second.model().take_transmitted().size() == 1);
+}
+
+TEST_CASE("external memory is reachable page by page until it is unregistered",
+          "[soft82599][eal]") {
+    SoftNicBench::instance();
+    constexpr std::size_t kPage = 4096;
+    constexpr unsigned kPages = 4;
+    void* const memory = mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
+    REQUIRE(memory != MAP_FAILED);
+    auto* const bytes = static_cast<std::byte*>(memory);
+    // IOVAs of the test's own choice: in reverse order, so pages are not contiguous.
+    std::array<rte_iova_t, kPages> iovas;
+    for (unsigned i = 0; i < kPages; ++i) iovas[i] = 0x7777'0000'0000 + (kPages - i) * kPage;
+    REQUIRE(rte_extmem_register(memory, kPages * kPage, iovas.data(), kPages, kPage) == 0);
+
+    soft82599::EalDmaSpace space;
+    for (unsigned i = 0; i < kPages; ++i) {
+        const auto span = space.translate(iovas[i] + 100, 8192);
+        CHECK(span.data() == bytes + i * kPage + 100);
+        CHECK(span.size() == kPage - 100);
+    }
+    CHECK(space.translate(0x7777'0000'0000, 1).empty());
+    REQUIRE(rte_extmem_unregister(memory, kPages * kPage) == 0);
+    for (const rte_iova_t iova : iovas) CHECK(space.translate(iova, 1).empty());
+
+    // The same bytes under another address: the old one stays a fault.
+    iovas = {0x7777'1000'0000, 0x7777'1000'1000, 0x7777'1000'2000, 0x7777'1000'3000};
+    REQUIRE(rte_extmem_register(memory, kPages * kPage, iovas.data(), kPages, kPage) == 0);
+    CHECK(space.translate(0x7777'0000'0000 + kPage, 1).empty());
+    CHECK(space.translate(iovas[2], 1).data() == bytes + 2 * kPage);
+    REQUIRE(rte_extmem_unregister(memory, kPages * kPage) == 0);
+    munmap(memory, kPages * kPage);
+}

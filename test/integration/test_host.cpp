@@ -1,0 +1,170 @@
+#include "test_host.h"
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/reporters/catch_reporter_event_listener.hpp>
+#include <catch2/reporters/catch_reporter_registrars.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+#include <thread>
+
+#include "log.h"
+
+namespace zecorx::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::filesystem::path make_directory() {
+    std::string name = "/tmp/zecorx-integration-XXXXXX";
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
+    return name;
+}
+
+soft82599::Config nic_config() {
+    soft82599::Config config;
+    config.ports.emplace_back();
+    config.mode = soft82599::Mode::kStep;
+    return config;
+}
+
+Options eal_options() {
+    Options options;
+    options.worker_cpus = {std::thread::hardware_concurrency() - 1};
+    options.huge_memory = 128;
+    return options;
+}
+
+}  // namespace
+
+// Catch2 installs a handler for SIGSEGV around each test case; register accesses need the software
+// 82599's. The host is made before the first test case, so that behind the software 82599's
+// handler there is the system's default and a real fault ends the process.
+class HostListener : public Catch::EventListenerBase {
+  public:
+    using EventListenerBase::EventListenerBase;
+    void testRunStarting(const Catch::TestRunInfo&) override { TestHost::instance(); }
+};
+CATCH_REGISTER_LISTENER(HostListener)
+
+TestHost& TestHost::instance() {
+    static TestHost host;
+    ::sigaction(SIGSEGV, &host.fault_handler_, nullptr);
+    return host;
+}
+
+TestHost::TestHost() : directory_(make_directory()) {
+    set_up_log("warning");
+    machine_ = std::make_unique<soft82599::Machine>(nic_config());
+    ::sigaction(SIGSEGV, nullptr, &fault_handler_);
+    nic().guard_buffers_at_stop(true);
+    eal_ = std::make_unique<Eal>(eal_options(), nic().bdf(), true);
+    port_ = std::make_unique<Port>(nic().bdf(), kVms);
+    worker_ = std::make_unique<Worker>(Eal::worker_lcore(0), 100us);
+    for (std::size_t i = 0; i < kVms; ++i) {
+        const std::string name = "net_vhost" + std::to_string(i);
+        const auto address = i == kLearningVm ? std::nullopt : std::optional(mac(i));
+        vms_.push_back(std::make_unique<Vm>(
+            name, address, *port_, port_->queues_of(static_cast<std::uint16_t>(i)), *worker_));
+    }
+    port_->start();
+    for (std::size_t i = 0; i < kVms; ++i) {
+        sockets_.push_back(std::make_unique<VhostSocket>(
+            (directory_ / ("net_vhost" + std::to_string(i))).string(), false, *vms_[i], mutex_));
+    }
+}
+
+TestHost::~TestHost() {
+    sockets_.clear();
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+}
+
+Vm::Status TestHost::status(std::size_t vm) {
+    const std::lock_guard lock(mutex_);
+    return vms_.at(vm)->status();
+}
+
+rte_eth_stats TestHost::port_stats() {
+    const std::lock_guard lock(mutex_);
+    return port_->stats();
+}
+
+void TestHost::pump() {
+    {
+        const std::lock_guard lock(mutex_);
+        for (const auto& vm : vms_) vm->tick();
+    }
+    nic().step(32);
+    nic().step_tx(64);
+}
+
+std::vector<Frame> TestHost::sent() {
+    pump();
+    return nic().take_transmitted();
+}
+
+bool TestHost::eventually(const std::function<bool()>& done) {
+    for (int round = 0; round < 20'000; ++round) {
+        if (done()) return true;
+        pump();
+        std::this_thread::sleep_for(200us);
+    }
+    return done();
+}
+
+std::vector<ReceivedFrame> TestHost::receive(FakeGuest& guest, std::size_t count) {
+    std::vector<ReceivedFrame> frames;
+    eventually([&] {
+        for (ReceivedFrame& frame : guest.net.receive()) frames.push_back(std::move(frame));
+        return frames.size() >= count;
+    });
+    return frames;
+}
+
+FakeGuest TestHost::connect(std::size_t vm, FakeMemory& memory, NetDriverOptions options,
+                            const Negotiation& wanted) {
+    FakeGuest guest = connect_device(socket(vm), memory, std::move(options), wanted);
+    REQUIRE(eventually([&] { return status(vm).running; }));
+    return guest;
+}
+
+void TestHost::require_stopped(std::size_t vm) {
+    REQUIRE(eventually([&] { return !status(vm).running; }));
+    CHECK(status(vm).mbufs_held == 0);
+    CHECK(nic().counters().dma_faults == 0);
+    CHECK(nic().counters().writes_after_stop == 0);
+    const unsigned queue = 2 * (static_cast<unsigned>(vm) + 1);  // pool p receives on queue 2p
+    CHECK(nic().verify_stopped_queue(queue).value_or(0) == 0);
+}
+
+std::uint64_t dropped(const Vm::Status& status) {
+    const auto& reasons = status.counters->dropped;
+    return std::accumulate(
+        reasons.begin(), reasons.end(), std::uint64_t{0},
+        [](std::uint64_t sum, const Counter& counter) { return sum + counter.get(); });
+}
+
+std::uint64_t dropped(const Vm::Status& status, DropReason reason) {
+    return status.counters->dropped[static_cast<std::size_t>(reason)].get();
+}
+
+std::uint64_t copied(const Vm::Status& status, CopyReason reason) {
+    return status.counters->copied[static_cast<std::size_t>(reason)].get();
+}
+
+std::size_t open_descriptors() {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+std::size_t memory_mappings() {
+    std::ifstream maps("/proc/self/maps");
+    std::size_t count = 0;
+    for (std::string line; std::getline(maps, line);) ++count;
+    return count;
+}
+
+}  // namespace zecorx::test

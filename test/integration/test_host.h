@@ -1,0 +1,88 @@
+// The daemon's parts in one process with a software 82599 in step mode: the stock PMD drives the
+// NIC, fake guests connect to the real sockets, and nothing arrives unless a test says so.
+//
+// EAL starts once per process, so one host serves all tests; every test connects guests of its own
+// and leaves none behind.
+#pragma once
+
+#include <array>
+#include <csignal>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "eal.h"
+#include "guest/fake_guest.h"
+#include "guest/frames.h"
+#include "port.h"
+#include "soft82599/machine.h"
+#include "vhost_server.h"
+#include "vm.h"
+#include "worker.h"
+
+namespace zecorx::test {
+
+class TestHost {
+  public:
+    static constexpr std::size_t kVms = 3;
+    // VM 2 has no configured address: it is learned.
+    static constexpr std::size_t kLearningVm = 2;
+
+    static TestHost& instance();
+
+    const std::string& socket(std::size_t vm) const { return sockets_.at(vm)->path(); }
+    static MacAddress mac(std::size_t vm) {
+        return {{0x52, 0x54, 0, 0, 1, static_cast<std::uint8_t>(vm)}};
+    }
+    soft82599::Port& nic() { return machine_->port(0); }
+    Vm::Status status(std::size_t vm);
+    rte_eth_stats port_stats();
+
+    // One frame on the wire, delivered to the queues before the call returns.
+    soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
+    // What the port has sent since the last call.
+    std::vector<Frame> sent();
+    // The control side's tick and the NIC's transmit side.
+    void pump();
+
+    // Pumps until `done`, at most some seconds. False: it never was.
+    bool eventually(const std::function<bool()>& done);
+
+    // Receives until `count` frames are there; fewer if they never come.
+    std::vector<ReceivedFrame> receive(FakeGuest& guest, std::size_t count);
+
+    // Connects a guest and waits until its queues run.
+    FakeGuest connect(std::size_t vm, FakeMemory& memory, NetDriverOptions options = {},
+                      const Negotiation& wanted = {});
+    // Waits until the VM's queues are stopped and checks that everything came back.
+    void require_stopped(std::size_t vm);
+
+    ~TestHost();
+
+  private:
+    TestHost();
+
+    std::filesystem::path directory_;
+    struct sigaction fault_handler_ {};
+    ControlMutex mutex_;
+    std::unique_ptr<soft82599::Machine> machine_;
+    std::unique_ptr<Eal> eal_;
+    std::unique_ptr<Port> port_;
+    std::unique_ptr<Worker> worker_;
+    std::vector<std::unique_ptr<Vm>> vms_;
+    std::vector<std::unique_ptr<VhostSocket>> sockets_;
+};
+
+// Dropped frames of all reasons together.
+std::uint64_t dropped(const Vm::Status& status);
+std::uint64_t dropped(const Vm::Status& status, DropReason reason);
+std::uint64_t copied(const Vm::Status& status, CopyReason reason);
+
+// Open descriptors of this process, and its memory mappings.
+std::size_t open_descriptors();
+std::size_t memory_mappings();
+
+}  // namespace zecorx::test

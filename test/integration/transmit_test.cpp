@@ -1,0 +1,101 @@
+// Frames from guests to the wire, and the addresses learned from them.
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include "test_host.h"
+
+namespace zecorx::test {
+
+TEST_CASE("what a guest sends leaves the port byte for byte and in order") {
+    TestHost& host = TestHost::instance();
+    const std::uint64_t features =
+        GENERATE(std::uint64_t{kFeatureVersion1 | kFeatureNetMrgRxbuf}, std::uint64_t{0});
+    FakeMemory memory(16_MiB);
+    FakeGuest guest =
+        host.connect(0, memory, {}, {.features = features | kFeatureVhostUserProtocol});
+    host.sent();
+
+    std::vector<Frame> sent, arrived;
+    for (std::uint32_t seq = 0; seq < 1000; ++seq) {
+        sent.push_back(make_frame({.src = host.mac(0), .seq = seq, .size = 60 + seq % 1455}));
+        REQUIRE(host.eventually([&] {
+            guest.net.reap_transmitted();
+            return guest.net.send(sent.back(), {.header_apart = seq % 2 == 0});
+        }));
+        for (Frame& frame : host.sent()) arrived.push_back(std::move(frame));
+    }
+    host.eventually([&] {
+        for (Frame& frame : host.sent()) arrived.push_back(std::move(frame));
+        return arrived.size() >= sent.size();
+    });
+
+    CHECK(arrived == sent);
+    CHECK(host.eventually([&] {
+        guest.net.reap_transmitted();
+        return guest.net.transmitq().outstanding() == 0;
+    }));
+    CHECK(guest.net.violations().empty());
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+TEST_CASE("an address is learned from the first frame, in time for the answer to it") {
+    TestHost& host = TestHost::instance();
+    constexpr std::size_t kVm = TestHost::kLearningVm;
+    FakeMemory memory(16_MiB);
+    FakeGuest guest = host.connect(kVm, memory);
+    guest.net.refill();
+    CHECK_FALSE(host.status(kVm).mac.has_value());
+    CHECK(host.arrive(make_frame({.dst = host.mac(kVm), .seq = 1})) !=
+          soft82599::RxResult::kDelivered);
+
+    REQUIRE(guest.net.send(make_frame({.src = host.mac(kVm), .seq = 2})));
+    REQUIRE(host.eventually([&] { return !host.sent().empty(); }));
+
+    CHECK(host.status(kVm).mac == host.mac(kVm));
+    CHECK(host.arrive(make_frame({.dst = host.mac(kVm), .seq = 3})) ==
+          soft82599::RxResult::kDelivered);
+    const auto frames = host.receive(guest, 1);
+    REQUIRE(frames.size() == 1);
+    CHECK(check_frame(frames[0].bytes) == 3u);
+    guest.stop_device();
+    host.require_stopped(kVm);
+
+    // Whoever connects next is somebody else.
+    CHECK_FALSE(host.status(kVm).mac.has_value());
+    CHECK(host.arrive(make_frame({.dst = host.mac(kVm), .seq = 4})) !=
+          soft82599::RxResult::kDelivered);
+}
+
+TEST_CASE("an address is learned from the frontend's RARP request") {
+    TestHost& host = TestHost::instance();
+    constexpr std::size_t kVm = TestHost::kLearningVm;
+    FakeMemory memory(16_MiB);
+    FakeGuest guest = host.connect(kVm, memory);
+    guest.net.refill();
+
+    CHECK(guest.frontend.send_rarp(host.mac(kVm)));
+
+    CHECK(host.eventually([&] { return host.status(kVm).mac == host.mac(kVm); }));
+    CHECK(host.arrive(make_frame({.dst = host.mac(kVm), .seq = 1})) ==
+          soft82599::RxResult::kDelivered);
+    CHECK(host.receive(guest, 1).size() == 1);
+    guest.stop_device();
+    host.require_stopped(kVm);
+}
+
+TEST_CASE("a multicast source address is never learned") {
+    TestHost& host = TestHost::instance();
+    constexpr std::size_t kVm = TestHost::kLearningVm;
+    FakeMemory memory(16_MiB);
+    FakeGuest guest = host.connect(kVm, memory);
+    host.sent();
+    REQUIRE(guest.net.send(make_frame({.src = kBroadcast})));
+    REQUIRE(host.eventually([&] { return !host.sent().empty(); }));
+    CHECK_FALSE(host.status(kVm).mac.has_value());
+    guest.stop_device();
+    host.require_stopped(kVm);
+}
+
+}  // namespace zecorx::test

@@ -1,0 +1,160 @@
+#include "options.h"
+
+#include <unistd.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+namespace zecorx {
+namespace {
+
+using Catch::Matchers::ContainsSubstring;
+
+Options parse(std::vector<const char*> words) {
+    words.insert(words.begin(), "zecorx-vhost");
+    return parse_options(static_cast<int>(words.size()), words.data());
+}
+
+std::string error_of(std::vector<const char*> words) {
+    try {
+        parse(std::move(words));
+    } catch (const OptionError& error) {
+        return error.what();
+    }
+    return "";
+}
+
+class ConfigFile {
+  public:
+    explicit ConfigFile(const std::string& text) {
+        path_ = "/tmp/zecorx-options-XXXXXX";
+        const int fd = ::mkstemp(path_.data());
+        REQUIRE(fd >= 0);
+        ::close(fd);
+        std::ofstream(path_) << text;
+    }
+    ~ConfigFile() { std::remove(path_.c_str()); }
+    const char* path() const { return path_.c_str(); }
+
+  private:
+    std::string path_;
+};
+
+}  // namespace
+
+TEST_CASE("the shortest command line serves one VM with the software NIC") {
+    const Options options = parse({"--vdev", "net_vhost0"});
+    REQUIRE(options.vms.size() == 1);
+    CHECK(options.vms[0].name == "net_vhost0");
+    CHECK(options.vms[0].socket_path == runtime_directory() + "/net_vhost0.sock");
+    CHECK_FALSE(options.vms[0].mac.has_value());
+    CHECK_FALSE(options.vms[0].client);
+    CHECK(options.nic.soft);
+    CHECK(options.worker_cpus.size() == 1);
+}
+
+TEST_CASE("every option takes the value it is given") {
+    const Options options = parse({"--vdev",
+                                   "a,iface=/run/a.sock,mac=52:54:00:00:00:0a,client=1",
+                                   "--vdev=b",
+                                   "--pci",
+                                   "0000:03:00.1",
+                                   "--lcores",
+                                   "0",
+                                   "--huge-mem",
+                                   "512",
+                                   "--idle-sleep",
+                                   "off",
+                                   "--stats-interval",
+                                   "5",
+                                   "--stats-format",
+                                   "json",
+                                   "--log-level",
+                                   "debug",
+                                   "--",
+                                   "--legacy-mem",
+                                   "--log-level",
+                                   "lib.eal:8"});
+    REQUIRE(options.vms.size() == 2);
+    CHECK(options.vms[0].socket_path == "/run/a.sock");
+    CHECK(options.vms[0].mac->to_string() == "52:54:00:00:00:0a");
+    CHECK(options.vms[0].client);
+    CHECK_FALSE(options.nic.soft);
+    CHECK(options.nic.bdf == "0000:03:00.1");
+    CHECK(options.worker_cpus == std::vector<unsigned>{0});
+    CHECK(options.huge_memory == 512);
+    CHECK(options.idle_sleep.count() == 0);
+    CHECK(options.stats_interval == std::chrono::seconds(5));
+    CHECK(options.stats_format == StatsFormat::kJson);
+    CHECK(options.log_level == "debug");
+    CHECK(options.eal_args == std::vector<std::string>{"--legacy-mem", "--log-level", "lib.eal:8"});
+}
+
+TEST_CASE("what follows soft goes to the software NIC, commas included") {
+    const Options options = parse({"--vdev", "a", "--pci", "soft,wire=pcap:in.pcap,out.pcap"});
+    CHECK(options.nic.soft);
+    CHECK(options.nic.soft_args == "wire=pcap:in.pcap,out.pcap");
+}
+
+TEST_CASE("a configuration file is read, and the command line wins over it") {
+    const ConfigFile file("# comment\nvdev = a,mac=52:54:00:00:00:0a\nvdev = b\nhuge-mem = 128\n");
+    const Options options = parse({"--config", file.path(), "--huge-mem", "300", "--vdev", "c"});
+    REQUIRE(options.vms.size() == 3);
+    CHECK(options.vms[0].name == "c");
+    CHECK(options.vms[1].name == "a");
+    CHECK(options.huge_memory == 300);
+}
+
+TEST_CASE("the sample configuration file is valid") {
+    const Options options = parse({"--config", SAMPLE_CONFIG});
+    CHECK(options.vms.size() == 1);
+}
+
+TEST_CASE("what cannot be used is refused with the remedy") {
+    CHECK_THAT(error_of({}), ContainsSubstring("--vdev net_vhost0"));
+    CHECK_THAT(error_of({"--vdef", "a"}), ContainsSubstring("--vdef"));
+    CHECK_THAT(error_of({"--vde", "a"}), ContainsSubstring("--vde"));
+    CHECK_THAT(error_of({"stray"}), ContainsSubstring("belongs to no option"));
+    CHECK_THAT(error_of({"--vdev", "a,colour=red"}), ContainsSubstring("iface, mac and client"));
+    CHECK_THAT(error_of({"--vdev", "a,mac"}), ContainsSubstring("has no value"));
+    CHECK_THAT(error_of({"--vdev", "a,mac=zz"}), ContainsSubstring("52:54:00:12:34:56"));
+    CHECK_THAT(error_of({"--vdev", "a,mac=01:00:5e:00:00:01"}), ContainsSubstring("unicast"));
+    CHECK_THAT(error_of({"--vdev", "a,client=2"}), ContainsSubstring("must be 0 or 1"));
+    CHECK_THAT(error_of({"--vdev", "a,client=1,client=1"}), ContainsSubstring("given twice"));
+    CHECK_THAT(error_of({"--vdev", ""}), ContainsSubstring("net_vhost0"));
+    CHECK_THAT(error_of({"--vdev", "a/b"}), ContainsSubstring("net_vhost0"));
+    CHECK_THAT(error_of({"--vdev", "a", "--vdev", "a"}), ContainsSubstring("name a"));
+    CHECK_THAT(error_of({"--vdev", "a,iface=/x", "--vdev", "b,iface=/x"}),
+               ContainsSubstring("socket /x"));
+    CHECK_THAT(error_of({"--vdev", "a,mac=52:54:00:00:00:01", "--vdev", "b,mac=52:54:00:00:00:01"}),
+               ContainsSubstring("MAC address"));
+    const std::string path = "a,iface=/" + std::string(200, 'x');
+    CHECK_THAT(error_of({"--vdev", path.c_str()}), ContainsSubstring("longer than"));
+    CHECK_THAT(error_of({"--vdev", "a", "--pci", "eth0"}), ContainsSubstring("0000:03:00.0"));
+    CHECK_THAT(error_of({"--vdev", "a", "--lcores", "4095"}), ContainsSubstring("expected CPU"));
+    CHECK_THAT(error_of({"--vdev", "a", "--lcores", "1000"}), ContainsSubstring("allowed"));
+    CHECK_THAT(error_of({"--vdev", "a", "--lcores", "0,0"}), ContainsSubstring("twice"));
+    CHECK_THAT(error_of({"--vdev", "a", "--idle-sleep", "-1"}), ContainsSubstring("or off"));
+    CHECK_THAT(error_of({"--vdev", "a", "--huge-mem", "lots"}), ContainsSubstring("huge-mem"));
+    CHECK_THAT(error_of({"--vdev", "a", "--stats-format", "xml"}), ContainsSubstring("json"));
+    CHECK_THAT(error_of({"--vdev", "a", "--log-level", "loud"}), ContainsSubstring("warning"));
+    CHECK_THAT(error_of({"--config", "/nonexistent"}), ContainsSubstring("No such file"));
+    const ConfigFile file("vdef = a\n");
+    CHECK_THAT(error_of({"--config", file.path()}), ContainsSubstring("vdef"));
+}
+
+TEST_CASE("help names every option and needs nothing else") {
+    CHECK(parse({"--help"}).help);
+    CHECK(parse({"-V"}).version);
+    for (const char* option :
+         {"--vdev", "--pci", "--config", "--lcores", "--huge-mem", "--idle-sleep",
+          "--stats-interval", "--stats-format", "--log-level", "--version"}) {
+        CHECK_THAT(help_text(), ContainsSubstring(option));
+    }
+}
+
+}  // namespace zecorx
