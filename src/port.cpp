@@ -8,6 +8,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -128,6 +129,9 @@ void Port::start() {
         }
     }
     check(rte_eth_dev_start(id_), fmt::format("start port {}", bdf_));
+    rte_ether_addr host{};
+    check(rte_eth_macaddr_get(id_, &host), fmt::format("read the address of port {}", bdf_));
+    steered_.push_back(MacAddress::from_wire(std::as_bytes(std::span(host.addr_bytes))));
     // Which pools see a multicast frame is decided per pool; the port's own hash table must not
     // decide first.
     check(rte_eth_allmulticast_enable(id_), fmt::format("receive multicast on port {}", bdf_));
@@ -174,15 +178,23 @@ bool Port::rx_enabled(std::uint16_t queue) const {
 }
 
 void Port::add_mac(const VmQueues& queues, const MacAddress& mac) {
+    if (std::ranges::find(steered_, mac) != steered_.end()) {
+        throw std::runtime_error(
+            fmt::format("address {} belongs to another VM or the host of "
+                        "port {}; give each VM its own mac=",
+                        mac.to_string(), bdf_));
+    }
     rte_ether_addr address = to_ether(mac);
     check(rte_eth_dev_mac_addr_add(id_, &address, queues.pool),
           fmt::format("steer {} to VMDq pool {} of port {}", mac.to_string(), queues.pool, bdf_));
+    steered_.push_back(mac);
 }
 
 void Port::remove_mac(const MacAddress& mac) {
     rte_ether_addr address = to_ether(mac);
     check(rte_eth_dev_mac_addr_remove(id_, &address),
           fmt::format("remove {} from port {}", mac.to_string(), bdf_));
+    std::erase(steered_, mac);
 }
 
 rte_eth_stats Port::stats() const {

@@ -52,6 +52,8 @@ class Port {
     // Returns after the NIC has stopped using the queue; the PMD gives its mbufs back to the pool.
     void stop_rx(const VmQueues& queues);
 
+    // Throws std::runtime_error also for an address that steers to another pool already: a VM
+    // must not take its neighbour's frames, nor the host's.
     void add_mac(const VmQueues& queues, const MacAddress& mac);
     void remove_mac(const MacAddress& mac);
 
@@ -79,6 +81,7 @@ class Port {
     std::uint16_t queues_per_pool_ = 1;
     std::vector<Mempool> pools_;                    // freed after the port is closed
     std::vector<bool> owned_;                       // by queue
+    std::vector<MacAddress> steered_;               // the host's own first
     mutable std::vector<std::uint32_t> registers_;  // scratch of rx_enabled()
 };
 

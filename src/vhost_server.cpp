@@ -81,8 +81,8 @@ Registry& registry() {
     return instance;
 }
 
-// Runs `event` on the VM of a session, under the control mutex. Nothing may throw into the
-// library's C code.
+// Runs `event` on the VM of a connection, under the control mutex. Nothing may throw into the
+// library's C code. Not 0: the library drops the connection.
 template <class Event>
 int with_vm(int vid, Event&& event) noexcept {
     try {
@@ -92,7 +92,7 @@ int with_vm(int vid, Event&& event) noexcept {
         event(*served.vm);
         return 0;
     } catch (const std::exception& error) {
-        spdlog::error("vhost session {}: {}", vid, error.what());
+        spdlog::error("vhost connection {}: {}", vid, error.what());
         return -1;
     }
 }
@@ -123,7 +123,7 @@ Payload payload_of(const void* message) {
 // silent already.
 void before_vring_enable(int vid, const VringState& state) noexcept {
     if (state.value != 0) return;
-    with_vm(vid, [&](Vm& vm) { vm.ring_ready(state.index, false); });
+    with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, state.index, false); });
 }
 
 rte_vhost_msg_result before_message(int vid, void* message) noexcept {
@@ -133,13 +133,14 @@ rte_vhost_msg_result before_message(int vid, void* message) noexcept {
         case kSetVringNum:
         case kSetVringAddr:
         case kSetVringBase:
-            with_vm(vid, [&](Vm& vm) { vm.before_change(request == kSetMemTable); });
+            with_vm(vid, [&](Vm& vm) { vm.before_change(vid, request == kSetMemTable); });
             break;
         case kSetVringEnable:
             before_vring_enable(vid, payload_of<VringState>(message));
             break;
         case kSendRarp:
-            with_vm(vid, [&](Vm& vm) { vm.address_announced(payload_of<MacAddress>(message)); });
+            with_vm(vid,
+                    [&](Vm& vm) { vm.address_announced(vid, payload_of<MacAddress>(message)); });
             break;
         default:
             break;
@@ -153,7 +154,7 @@ rte_vhost_msg_result after_message(int vid, void* message) noexcept {
         case kSetVringNum:
         case kSetVringAddr:
         case kSetVringBase:
-            with_vm(vid, [](Vm& vm) { vm.after_change(); });
+            with_vm(vid, [vid](Vm& vm) { vm.after_change(vid); });
             break;
         default:
             break;
@@ -165,11 +166,11 @@ const rte_vhost_user_extern_ops kMessageHooks{before_message, after_message};
 
 int new_connection(int vid) noexcept {
     if (rte_vhost_extern_callback_register(vid, &kMessageHooks, nullptr) != 0) return -1;
-    return with_vm(vid, [](Vm& vm) { vm.connection_reset(); });
+    return with_vm(vid, [vid](Vm& vm) { vm.connected(vid); });
 }
 
 void destroy_connection(int vid) noexcept {
-    with_vm(vid, [](Vm& vm) { vm.connection_reset(); });
+    with_vm(vid, [vid](Vm& vm) { vm.disconnected(vid); });
 }
 
 int new_device(int vid) noexcept {
@@ -177,11 +178,11 @@ int new_device(int vid) noexcept {
 }
 
 void destroy_device(int vid) noexcept {
-    with_vm(vid, [](Vm& vm) { vm.session_stopped(); });
+    with_vm(vid, [vid](Vm& vm) { vm.session_stopped(vid); });
 }
 
 int vring_state_changed(int vid, std::uint16_t ring, int enabled) noexcept {
-    return with_vm(vid, [&](Vm& vm) { vm.ring_ready(ring, enabled != 0); });
+    return with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, ring, enabled != 0); });
 }
 
 const rte_vhost_device_ops kDeviceOps = [] {

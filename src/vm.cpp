@@ -48,47 +48,57 @@ Vm::Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueu
 
 Vm::~Vm() { stop(); }
 
+void Vm::connected(int vid) { connections_[vid] = {}; }
+
+void Vm::disconnected(int vid) { connections_.erase(vid); }
+
 void Vm::session_started(int vid) {
+    if (vid_ != kNone) {
+        spdlog::warn("{}: another frontend takes over", name_);
+        end_session();
+    }
     spdlog::info("{}: session begins", name_);
     vid_ = vid;
     failed_ = false;
     reconcile();
 }
 
-void Vm::session_stopped() {
-    stop();
-    memory_.reset();
-    vid_ = -1;
-    // Another guest may come back on this socket, so what was learned of this one is forgotten.
-    mac_ = configured_mac_;
+void Vm::session_stopped(int vid) {
+    if (vid != vid_) return;
+    end_session();
     spdlog::info("{}: session ended", name_);
 }
 
-void Vm::connection_reset() {
-    ready_.fill(false);
-    changing_ = false;
+void Vm::end_session() {
+    stop();
+    memory_.reset();
+    vid_ = kNone;
+    // Another guest may come back on this socket, so what was learned of this one is forgotten.
+    mac_ = configured_mac_;
 }
 
-void Vm::ring_ready(std::uint32_t ring, bool ready) {
+void Vm::ring_ready(int vid, std::uint32_t ring, bool ready) {
     if (ring >= kRings) return;
-    ready_[ring] = ready;
+    connections_[vid].ready[ring] = ready;
+    if (vid != vid_) return;
     failed_ = false;
     reconcile();
 }
 
-void Vm::before_change(bool memory) {
-    changing_ = true;
+void Vm::before_change(int vid, bool memory) {
+    connections_[vid].changing = true;
+    if (vid != vid_) return;
     reconcile();
     if (memory) memory_.reset();
 }
 
-void Vm::after_change() {
-    changing_ = false;
-    reconcile();
+void Vm::after_change(int vid) {
+    connections_[vid].changing = false;
+    if (vid == vid_) reconcile();
 }
 
-void Vm::address_announced(const MacAddress& mac) {
-    if (!configured_mac_ && mac.is_station() && running_) steer(mac);
+void Vm::address_announced(int vid, const MacAddress& mac) {
+    if (vid == vid_ && running_ && !configured_mac_ && mac.is_station()) steer(mac);
 }
 
 void Vm::tick() {
@@ -108,9 +118,14 @@ void Vm::tick() {
     datapath_.release_transmit();
 }
 
+bool Vm::wanted() const {
+    if (vid_ == kNone || failed_) return false;
+    const Connection& connection = connections_.at(vid_);
+    return connection.ready[0] && connection.ready[1] && !connection.changing;
+}
+
 void Vm::reconcile() {
-    const bool wanted = vid_ >= 0 && ready_[0] && ready_[1] && !changing_ && !failed_;
-    if (!wanted) return stop();
+    if (!wanted()) return stop();
     if (running_) return;
     try {
         start();
@@ -215,7 +230,7 @@ void Vm::count_kicks() {
 Vm::Status Vm::status() {
     count_kicks();
     const std::uint32_t held = running_ ? 0 : datapath_.mbufs_held();
-    return {name_, vid_ >= 0, running_, mac_, &datapath_.counters(), kicks_, held};
+    return {name_, vid_ != kNone, running_, mac_, &datapath_.counters(), kicks_, held};
 }
 
 }  // namespace zecorx

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,15 +34,19 @@ class Vm {
     Vm(const Vm&) = delete;
     Vm& operator=(const Vm&) = delete;
 
-    // Events of librte_vhost.
+    // Events of librte_vhost, by connection (vid). A socket takes several connections; the VM
+    // belongs to the one whose session started last, so that a frontend that comes back is served
+    // even before the end of its dead predecessor has been noticed, while a mere connection
+    // disturbs nobody.
+    void connected(int vid);
+    void disconnected(int vid);
     void session_started(int vid);
-    void session_stopped();
-    void connection_reset();
-    void ring_ready(std::uint32_t ring, bool ready);
+    void session_stopped(int vid);
+    void ring_ready(int vid, std::uint32_t ring, bool ready);
     // Around a message that changes memory or rings under a running session.
-    void before_change(bool memory);
-    void after_change();
-    void address_announced(const MacAddress& mac);
+    void before_change(int vid, bool memory);
+    void after_change(int vid);
+    void address_announced(int vid, const MacAddress& mac);
 
     // Called now and then, and soon after the datapath asks for it.
     void tick();
@@ -58,6 +63,13 @@ class Vm {
     Status status();
 
   private:
+    struct Connection {
+        std::array<bool, 2> ready{};  // receiveq, transmitq
+        bool changing = false;
+    };
+
+    void end_session();
+    bool wanted() const;
     void reconcile();
     void start();
     void stop();
@@ -67,6 +79,7 @@ class Vm {
     void count_kicks();
 
     static constexpr std::size_t kRings = 2;  // receiveq, transmitq
+    static constexpr int kNone = -1;
 
     const std::string name_;
     const std::optional<MacAddress> configured_mac_;
@@ -75,9 +88,8 @@ class Vm {
     Worker& worker_;
     Datapath datapath_;
 
-    int vid_ = -1;  // -1: no session
-    std::array<bool, kRings> ready_{};
-    bool changing_ = false;
+    std::map<int, Connection> connections_;
+    int vid_ = kNone;       // the connection whose session is running
     bool failed_ = false;   // the session cannot run until it is set up anew
     bool running_ = false;  // the datapath is attached and a worker holds it
     std::unique_ptr<DmaMemory> memory_;

@@ -106,7 +106,7 @@ void SysfsTree::enter_private_namespace() {
 void SysfsTree::cover_class_directory() {
     // All of /sys is kept, not only its class directory, so that the relative links in there hold.
     const UniqueFd host(open_tree(AT_FDCWD, "/sys", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-    if (!host.valid()) throw tree_error("cannot take a copy of the mount /sys");
+    if (!host) throw tree_error("cannot take a copy of the mount /sys");
     if (mount("tmpfs", kClass, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755") != 0) {
         throw tree_error(std::string("cannot mount over ") + kClass);
     }
@@ -149,7 +149,7 @@ void SysfsTree::add_port(const PortEntry& port) {
 
     const fs::path resource = directory / "resource0";
     resources_.emplace_back(open(resource.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
-    if (!resources_.back().valid()) throw tree_error("cannot create " + resource.string());
+    if (!resources_.back()) throw tree_error("cannot create " + resource.string());
 }
 
 }  // namespace zecorx::soft82599

@@ -56,12 +56,12 @@ void make_raw(int fd) {
 UioNode::UioNode() {
     master_ = UniqueFd(posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
     std::array<char, 64> name{};
-    if (!master_.valid() || grantpt(master_.get()) != 0 || unlockpt(master_.get()) != 0 ||
+    if (!master_ || grantpt(master_.get()) != 0 || unlockpt(master_.get()) != 0 ||
         ptsname_r(master_.get(), name.data(), name.size()) != 0) {
         throw node_error("pseudo terminal");
     }
     slave_ = UniqueFd(open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC));
-    if (!slave_.valid()) throw node_error(name.data());
+    if (!slave_) throw node_error(name.data());
     make_raw(slave_.get());
     for (unsigned number = kFirstNumber; number <= kLastNumber; ++number) {
         const std::string path = "/dev/uio" + std::to_string(number);

@@ -31,7 +31,7 @@ ifreq request_for(const std::string& name) {
 
 UniqueFd open_tap(const std::string& name) {
     UniqueFd fd(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
-    if (!fd.valid()) throw tap_error(name, "cannot open /dev/net/tun");
+    if (!fd) throw tap_error(name, "cannot open /dev/net/tun");
     ifreq request = request_for(name);
     request.ifr_flags = IFF_TAP | IFF_NO_PI;
     if (ioctl(fd.get(), TUNSETIFF, &request) != 0) throw tap_error(name, "cannot attach");
@@ -41,7 +41,7 @@ UniqueFd open_tap(const std::string& name) {
 void set_up(const std::string& name) {
     const UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     ifreq request = request_for(name);
-    if (!socket_fd.valid() || ioctl(socket_fd.get(), SIOCGIFFLAGS, &request) != 0) {
+    if (!socket_fd || ioctl(socket_fd.get(), SIOCGIFFLAGS, &request) != 0) {
         throw tap_error(name, "cannot read its flags");
     }
     request.ifr_flags |= IFF_UP;

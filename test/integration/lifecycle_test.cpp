@@ -185,6 +185,34 @@ TEST_CASE("a broken ring stops its own VM, and the next session runs again") {
     host.require_stopped(1);
 }
 
+TEST_CASE("a second connection disturbs nobody until its session starts, then it takes over") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB), memory2(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
+
+    Frontend idle = Frontend::connect(host.socket(0));
+    idle.negotiate();
+    REQUIRE(idle.set_mem_table(memory2.regions()));
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 3}));
+    CHECK(host.receive(guest, 1).size() == 1);
+    idle.disconnect();
+
+    FakeGuest successor = host.connect(0, memory2);
+    successor.net.refill();
+    REQUIRE(host.eventually([&] {
+        host.arrive(make_frame({.dst = host.mac(0), .seq = 4}));
+        return !successor.net.receive().empty();
+    }));
+    const std::uint64_t digest = guest.net.rx().memory_digest();
+    guest.stop_device();
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 5}));
+    CHECK_FALSE(host.receive(successor, 1).empty());
+    CHECK(guest.net.rx().memory_digest() == digest);
+    successor.stop_device();
+    host.require_stopped(0);
+}
+
 TEST_CASE("a frontend whose rings cannot be used is refused and the daemon serves the next") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);

@@ -2,8 +2,10 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_ip.h>
 #include <rte_mbuf.h>
 #include <rte_memory.h>
+#include <rte_tcp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "soft82599/checksum.h"
 #include "soft82599/dma_eal.h"
 #include "soft82599/machine.h"
 
@@ -345,6 +348,53 @@ TEST_CASE("a frame in two mbufs leaves as one", "[soft82599][eal]") {
     port.transmit(head);
     port.model().step_tx(8);
     CHECK(port.model().take_transmitted() == std::vector<Frame>{frame});
+}
+
+TEST_CASE("TCP segmentation and checksums are done as the driver asks", "[soft82599][eal]") {
+    rte_eth_conf conf{};
+    conf.txmode.offloads = RTE_ETH_TX_OFFLOAD_MULTI_SEGS | RTE_ETH_TX_OFFLOAD_IPV4_CKSUM |
+                           RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_TSO |
+                           RTE_ETH_TX_OFFLOAD_VLAN_INSERT;
+    const RunningPort port(0, conf);
+    constexpr std::size_t kHeaders = 14 + 20 + 20;
+    constexpr std::size_t kPayload = 1700;
+    Frame frame = make_frame(kPeer, kHeaders + kPayload);
+    soft82599::store_be16(frame, 12, 0x0800);
+    rte_mbuf* mbuf = port.make_mbuf(frame);
+    auto* const ip = rte_pktmbuf_mtod_offset(mbuf, rte_ipv4_hdr*, 14);
+    *ip = {};
+    ip->version_ihl = 0x45;
+    ip->total_length = rte_cpu_to_be_16(20 + 20 + kPayload);
+    ip->time_to_live = 64;
+    ip->next_proto_id = 6;
+    ip->src_addr = rte_cpu_to_be_32(0x0A000001);
+    ip->dst_addr = rte_cpu_to_be_32(0x0A000002);
+    auto* const tcp = rte_pktmbuf_mtod_offset(mbuf, rte_tcp_hdr*, 34);
+    *tcp = {};
+    tcp->data_off = 5 << 4;
+    mbuf->l2_len = 14;
+    mbuf->l3_len = 20;
+    mbuf->l4_len = 20;
+    mbuf->tso_segsz = 1000;
+    mbuf->vlan_tci = 77;
+    mbuf->ol_flags =
+        RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM | RTE_MBUF_F_TX_TCP_SEG | RTE_MBUF_F_TX_VLAN;
+    REQUIRE(rte_eth_tx_prepare(port.id(), 0, &mbuf, 1) == 1);
+    port.transmit(mbuf);
+    port.model().step_tx(8);
+
+    const std::vector<Frame> sent = port.model().take_transmitted();
+    REQUIRE(sent.size() == 2);
+    Frame payload;
+    for (const Frame& segment : sent) {
+        const soft82599::FrameLayout layout = soft82599::parse_frame(segment, 0x8100);
+        CHECK(layout.vlan == 77);
+        const soft82599::ChecksumReport report = soft82599::check_received(segment, layout);
+        CHECK((report.ip_checked && !report.ip_bad));
+        CHECK((report.l4_checked && !report.l4_bad));
+        payload.insert(payload.end(), segment.begin() + kHeaders + 4, segment.end());
+    }
+    CHECK(payload == Frame(frame.begin() + kHeaders, frame.end()));
 }
 
 TEST_CASE("VMDq pools get their own unicast and a copy of broadcast", "[soft82599][eal]") {

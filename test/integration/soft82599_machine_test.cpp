@@ -14,7 +14,7 @@
 
 #include "soft82599/machine.h"
 #include "soft82599/registers.h"
-#include "soft82599/unique_fd.h"
+#include "unique_fd.h"
 
 using namespace zecorx;
 namespace nic = zecorx::soft82599;
@@ -44,8 +44,8 @@ std::string pci_directory(const std::string& bdf) {
 class MappedBar {
   public:
     explicit MappedBar(const std::string& bdf) {
-        const nic::UniqueFd fd(open((pci_directory(bdf) + "/resource0").c_str(), O_RDWR));
-        REQUIRE(fd.valid());
+        const UniqueFd fd(open((pci_directory(bdf) + "/resource0").c_str(), O_RDWR));
+        REQUIRE(fd.get() >= 0);
         void* const memory =
             mmap(nullptr, nic::kBarSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
         REQUIRE(memory != MAP_FAILED);
@@ -150,8 +150,8 @@ TEST_CASE("each port has its own registers", "[soft82599][root]") {
 TEST_CASE("an interrupt makes the UIO device readable once", "[soft82599][root]") {
     nic::Machine machine(step_machine());
     const std::string path = "/dev/uio" + std::to_string(machine.port(0).uio_number());
-    const nic::UniqueFd uio(open(path.c_str(), O_RDWR));
-    REQUIRE(uio.valid());
+    const UniqueFd uio(open(path.c_str(), O_RDWR));
+    REQUIRE(uio.get() >= 0);
     const MappedBar bar("0000:03:00.0");
     bar.at(reg::kEims) = bits::kEicrLinkChange;
     CHECK_FALSE(fs::exists(fs::symlink_status(path)));

@@ -85,6 +85,31 @@ TEST_CASE("an address is learned from the frontend's RARP request") {
     host.require_stopped(kVm);
 }
 
+TEST_CASE("an address of a neighbour or of the host is not given away") {
+    TestHost& host = TestHost::instance();
+    constexpr std::size_t kVm = TestHost::kLearningVm;
+    FakeMemory memory0(16_MiB), memory(16_MiB);
+    FakeGuest owner = host.connect(0, memory0);
+    FakeGuest thief = host.connect(kVm, memory);
+    owner.net.refill();
+    thief.net.refill();
+
+    CHECK(thief.frontend.send_rarp(host.mac(0)));
+    CHECK(thief.frontend.send_rarp(host.nic().mac()));
+    REQUIRE(thief.net.send(make_frame({.src = host.mac(0), .seq = 1})));
+    REQUIRE(host.eventually([&] { return !host.sent().empty(); }));
+
+    CHECK_FALSE(host.status(kVm).mac.has_value());
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 2}));
+    CHECK(host.receive(owner, 1).size() == 1);
+    host.pump();
+    CHECK(thief.net.receive().empty());
+    owner.stop_device();
+    thief.stop_device();
+    host.require_stopped(0);
+    host.require_stopped(kVm);
+}
+
 TEST_CASE("a multicast source address is never learned") {
     TestHost& host = TestHost::instance();
     constexpr std::size_t kVm = TestHost::kLearningVm;

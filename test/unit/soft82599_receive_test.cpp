@@ -173,6 +173,31 @@ TEST_CASE("nothing is received before RXCTRL.RXEN or without link", "[soft82599]
     CHECK(rig.done_count(0) == 0);
 }
 
+TEST_CASE("a frame written while its queue is being disabled is told on", "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0);
+    rig.device().receive(frame_of(kPortMac, 60));
+    CHECK(rig.counters().writes_after_stop == 0);
+    rig.dma().on_access = [&rig] { rig.stop_rx(0); };
+    CHECK(rig.device().receive(frame_of(kPortMac, 60)) == RxResult::kDelivered);
+    CHECK(rig.counters().writes_after_stop == 1);
+    CHECK(rig.device().receive(frame_of(kPortMac, 60)) == RxResult::kDroppedNoDescriptor);
+    CHECK(rig.counters().writes_after_stop == 1);
+}
+
+TEST_CASE("a restart in the middle of a frame is not overwritten", "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0);
+    rig.device().receive(frame_of(kPortMac, 60));
+    // The driver's store to RDH falls between the device's read of it and its update.
+    rig.dma().on_access = [&rig] { rig.poke(reg::rx_queue(0) + reg::kRdh, 0); };
+    rig.device().receive(frame_of(kPortMac, 60));
+    rig.dma().on_access = nullptr;
+    rig.post(0, 0, NicRig::rx_buffer(0, 0));
+    rig.device().receive(frame_of(kPortMac, 77));
+    CHECK(rig.received(0, 0).length == 77);
+}
+
 TEST_CASE("a restarted queue begins at descriptor 0 once RDH is written", "[soft82599]") {
     NicRig rig;
     rig.start_rx(0);

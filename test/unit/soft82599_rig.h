@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <initializer_list>
+#include <functional>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "soft82599/checksum.h"
@@ -25,6 +24,7 @@ class FakeDma : public nic::DmaSpace {
     static constexpr std::size_t kPage = 4096;
 
     std::span<std::byte> translate(std::uint64_t iova, std::size_t length) override {
+        if (on_access) on_access();
         const auto page = pages_.find(iova / kPage);
         if (page == pages_.end()) return {};
         const std::size_t offset = iova % kPage;
@@ -48,6 +48,8 @@ class FakeDma : public nic::DmaSpace {
     }
 
     static constexpr std::byte kCanary{0xA5};
+
+    std::function<void()> on_access;  // runs in the middle of every DMA access
 
   private:
     std::map<std::uint64_t, std::array<std::byte, kPage>> pages_;
