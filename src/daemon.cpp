@@ -47,6 +47,9 @@ int wait_for_signal(std::chrono::nanoseconds timeout) {
 Daemon::Daemon(const Options& options) : options_(options) {
     check_permission();
     if (!options_.nic.soft) check_pci_device(options_.nic.bdf);
+    if (std::ranges::any_of(options_.vms, &VmOptions::default_socket)) {
+        runtime_directory_ = std::make_unique<RuntimeDirectory>(zecorx::runtime_directory());
+    }
     for (const VmOptions& vm : options_.vms) {
         if (!vm.client) claim_socket_path(vm.socket_path);
     }
@@ -79,9 +82,6 @@ void Daemon::make_vms() {
 
 void Daemon::make_sockets() {
     ::umask(S_IRWXO);  // sockets are the owner's and the group's
-    if (std::ranges::any_of(options_.vms, &VmOptions::default_socket)) {
-        runtime_directory_ = std::make_unique<RuntimeDirectory>(zecorx::runtime_directory());
-    }
     for (std::size_t i = 0; i < options_.vms.size(); ++i) {
         const VmOptions& vm = options_.vms[i];
         sockets_.push_back(

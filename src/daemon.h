@@ -39,12 +39,12 @@ class Daemon {
     std::optional<Snapshot> reported_;
 
     ControlMutex mutex_;
-    std::unique_ptr<soft82599::Machine> soft_nic_;  // only with --pci soft
+    std::unique_ptr<RuntimeDirectory> runtime_directory_;  // only with default sockets
+    std::unique_ptr<soft82599::Machine> soft_nic_;         // only with --pci soft
     std::unique_ptr<Eal> eal_;
     std::unique_ptr<Port> port_;
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<std::unique_ptr<Vm>> vms_;
-    std::unique_ptr<RuntimeDirectory> runtime_directory_;
     std::vector<std::unique_ptr<VhostSocket>> sockets_;
 };
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -40,7 +41,11 @@ std::uint64_t free_huge_kib() {
     return total;
 }
 
-fs::path device_path(const std::string& bdf) { return fs::path("/sys/bus/pci/devices") / bdf; }
+// Where EAL looks for PCI devices too.
+fs::path device_path(const std::string& bdf) {
+    const char* directory = std::getenv("SYSFS_PCI_DEVICES");
+    return fs::path(directory != nullptr ? directory : "/sys/bus/pci/devices") / bdf;
+}
 
 // The driver's name; empty: none.
 std::string driver_of(const std::string& bdf) {

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <utility>
@@ -41,6 +42,13 @@ std::string listener_of(const std::string& path) {
 }  // namespace
 
 void claim_socket_path(const std::string& path) {
+    const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+    if (!directory.empty() && ::access(directory.c_str(), W_OK | X_OK) != 0) {
+        throw std::runtime_error(
+            fmt::format("cannot put a socket into {}: {}; create the "
+                        "directory or choose another iface=",
+                        directory.string(), std::strerror(errno)));
+    }
     struct stat status {};
     if (::lstat(path.c_str(), &status) != 0) return;
     if (!S_ISSOCK(status.st_mode)) {

@@ -214,8 +214,7 @@ VhostSocket::VhostSocket(std::string path, bool client, Vm& vm, ControlMutex& mu
         check(rte_vhost_driver_set_protocol_features(name, kProtocolFeatures), path_,
               "set the protocol features of");
         check(rte_vhost_driver_callback_register(name, &kDeviceOps), path_, "watch");
-        check(rte_vhost_driver_start(name), path_,
-              client ? "connect to" : "listen on (does its directory exist, and is it writable?)");
+        check(rte_vhost_driver_start(name), path_, client ? "connect to" : "listen on");
     } catch (...) {
         rte_vhost_driver_unregister(name);
         registry().remove(path_);

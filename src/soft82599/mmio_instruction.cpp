@@ -1,7 +1,6 @@
 #include "mmio_instruction.h"
 
 #include <Zydis/Zydis.h>
-#include <unistd.h>
 
 #include <array>
 #include <optional>

@@ -1,0 +1,142 @@
+// What is checked of the host before DPDK starts: PCI devices and socket files.
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "host_checks.h"
+#include "socket_file.h"
+#include "unique_fd.h"
+
+namespace zecorx {
+namespace {
+
+namespace fs = std::filesystem;
+using Catch::Matchers::ContainsSubstring;
+
+class TempDirectory {
+  public:
+    TempDirectory() : path_("/tmp/zecorx-host-XXXXXX") {
+        if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    }
+    ~TempDirectory() { fs::remove_all(path_); }
+    fs::path operator/(const std::string& name) const { return fs::path(path_) / name; }
+    const char* c_str() const { return path_.c_str(); }
+
+  private:
+    std::string path_;
+};
+
+std::string error_of(const std::function<void()>& action) {
+    try {
+        action();
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+// A PCI device in a directory that stands for /sys/bus/pci/devices.
+class FakeSysfs {
+  public:
+    FakeSysfs() { ::setenv("SYSFS_PCI_DEVICES", root_.c_str(), 1); }
+    ~FakeSysfs() { ::unsetenv("SYSFS_PCI_DEVICES"); }
+    void add(const std::string& bdf, const std::string& driver) {
+        fs::create_directory(root_ / bdf);
+        if (!driver.empty())
+            fs::create_symlink("../../drivers/" + driver, root_ / (bdf + "/driver"));
+    }
+
+  private:
+    TempDirectory root_;
+};
+
+UniqueFd listen_on(const fs::path& path) {
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+    REQUIRE(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(::listen(fd.get(), 1) == 0);
+    return fd;
+}
+
+}  // namespace
+
+TEST_CASE("a PCI device must exist and be free of kernel drivers") {
+    FakeSysfs sysfs;
+    sysfs.add("0000:03:00.0", "ixgbe");
+    sysfs.add("0000:03:00.1", "");
+    sysfs.add("0000:03:00.2", "vfio-pci");
+    sysfs.add("0000:03:00.3", "igb_uio");
+
+    CHECK_THAT(error_of([] { check_pci_device("0000:04:00.0"); }),
+               ContainsSubstring("no PCI device 0000:04:00.0"));
+    CHECK_THAT(error_of([] { check_pci_device("0000:03:00.0"); }),
+               ContainsSubstring("kernel driver ixgbe") && ContainsSubstring("dpdk-devbind.py"));
+    CHECK_THAT(error_of([] { check_pci_device("0000:03:00.1"); }), ContainsSubstring("no driver"));
+    CHECK(error_of([] { check_pci_device("0000:03:00.2"); }).empty());
+    CHECK_FALSE(uses_physical_iova("0000:03:00.2"));
+    CHECK(error_of([] { check_pci_device("0000:03:00.3"); }).empty());
+    CHECK(uses_physical_iova("0000:03:00.3"));
+}
+
+TEST_CASE("more huge pages than are free are refused with the setting that reserves them") {
+    CHECK_THAT(error_of([] { check_huge_pages(1U << 30); }), ContainsSubstring("vm.nr_hugepages="));
+}
+
+TEST_CASE("a stale socket is replaced") {
+    const TempDirectory directory;
+    const fs::path path = directory / "s";
+    { const UniqueFd gone = listen_on(path); }
+    REQUIRE(fs::exists(path));
+    claim_socket_path(path);
+    CHECK_FALSE(fs::exists(path));
+    claim_socket_path(path);
+}
+
+TEST_CASE("a live socket is refused with its owner named") {
+    const TempDirectory directory;
+    const fs::path path = directory / "s";
+    const UniqueFd live = listen_on(path);
+    CHECK_THAT(error_of([&] { claim_socket_path(path); }),
+               ContainsSubstring("in use by cli_unit (pid " + std::to_string(::getpid()) + ")"));
+    CHECK(fs::exists(path));
+}
+
+TEST_CASE("what is no socket is left alone") {
+    const TempDirectory directory;
+    const fs::path path = directory / "s";
+    std::ofstream(path) << "precious";
+    CHECK_THAT(error_of([&] { claim_socket_path(path); }), ContainsSubstring("is no socket"));
+    CHECK(fs::exists(path));
+    CHECK_THAT(error_of([&] { claim_socket_path(directory / "no/such/s"); }),
+               ContainsSubstring("create the directory"));
+}
+
+TEST_CASE("the runtime directory is for owner and group and goes with its maker") {
+    const TempDirectory directory;
+    const fs::path path = directory / "run";
+    {
+        const RuntimeDirectory made(path);
+        struct stat status {};
+        REQUIRE(::stat(path.c_str(), &status) == 0);
+        CHECK((status.st_mode & 07777) == 0750);
+        const RuntimeDirectory second(path);
+    }
+    CHECK_FALSE(fs::exists(path));
+    fs::create_directory(path);
+    { const RuntimeDirectory found(path); }
+    CHECK(fs::exists(path));
+}
+
+}  // namespace zecorx
