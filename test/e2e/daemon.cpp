@@ -31,6 +31,18 @@ std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms) {
     return command;
 }
 
+// True once the process accepts connections there: the file exists a moment before that.
+bool listens(pid_t pid, const std::filesystem::path& socket) {
+    constexpr const char* kAccepting = " 00010000 ";  // __SO_ACCEPTCON
+    std::ifstream sockets("/proc/" + std::to_string(pid) + "/net/unix");
+    for (std::string line; std::getline(sockets, line);) {
+        if (line.ends_with(" " + socket.string()) && line.find(kAccepting) != std::string::npos) {
+            return true;
+        }
+    }
+    return false;
+}
+
 }  // namespace
 
 Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
@@ -40,8 +52,8 @@ Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory
                                      .output = directory / "stats.jsonl",
                                      .errors = directory / "daemon.log"}) {
     const auto all_listen = [&] {
-        return std::ranges::all_of(
-            vms, [](const VmSpec& vm) { return std::filesystem::is_socket(vm.socket); });
+        return std::ranges::all_of(vms,
+                                   [&](const VmSpec& vm) { return listens(pid(), vm.socket); });
     };
     const bool up = wait_until(
         [&] { return !process_.running() || (netns.interface_index(kWire) != 0 && all_listen()); },

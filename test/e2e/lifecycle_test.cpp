@@ -31,6 +31,10 @@ void check_nothing_left(TestBed& bed, const Footprint& start) {
     CHECK(vm.at("vms").at(0).at("mbufs_held") == 0);
     CHECK(vm.at("soft82599").at("dma_faults") == 0);
     CHECK(vm.at("soft82599").at("writes_after_stop") == 0);
+    // The session's end is told a moment before the library lets go of the memory.
+    wait_until(
+        [&] { return bed.daemon().guest_mappings() == 0 && bed.daemon().open_fds() == start.fds; },
+        Daemon::kTimeout);
     CHECK(bed.daemon().guest_mappings() == 0);
     CHECK(bed.daemon().open_fds() == start.fds);
     CHECK(bed.daemon().mappings() <= start.mappings + kMappingSlack);

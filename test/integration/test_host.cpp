@@ -1,8 +1,6 @@
 #include "test_host.h"
 
 #include <catch2/catch_test_macros.hpp>
-#include <catch2/reporters/catch_reporter_event_listener.hpp>
-#include <catch2/reporters/catch_reporter_registrars.hpp>
 #include <cstdlib>
 #include <fstream>
 #include <numeric>
@@ -39,26 +37,14 @@ Options eal_options() {
 
 }  // namespace
 
-// Catch2 installs a handler for SIGSEGV around each test case; register accesses need the software
-// 82599's. The host is made before the first test case, so that behind the software 82599's
-// handler there is the system's default and a real fault ends the process.
-class HostListener : public Catch::EventListenerBase {
-  public:
-    using EventListenerBase::EventListenerBase;
-    void testRunStarting(const Catch::TestRunInfo&) override { TestHost::instance(); }
-};
-CATCH_REGISTER_LISTENER(HostListener)
-
 TestHost& TestHost::instance() {
     static TestHost host;
-    ::sigaction(SIGSEGV, &host.fault_handler_, nullptr);
     return host;
 }
 
 TestHost::TestHost() : directory_(make_directory()) {
     set_up_log("warning");
     machine_ = std::make_unique<soft82599::Machine>(nic_config());
-    ::sigaction(SIGSEGV, nullptr, &fault_handler_);
     nic().guard_buffers_at_stop(true);
     eal_ = std::make_unique<Eal>(eal_options(), nic().bdf(), true);
     port_ = std::make_unique<Port>(nic().bdf(), kVms);

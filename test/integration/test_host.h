@@ -6,7 +6,6 @@
 #pragma once
 
 #include <array>
-#include <csignal>
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -66,7 +65,6 @@ class TestHost {
     TestHost();
 
     std::filesystem::path directory_;
-    struct sigaction fault_handler_ {};
     ControlMutex mutex_;
     std::unique_ptr<soft82599::Machine> machine_;
     std::unique_ptr<Eal> eal_;
