@@ -102,7 +102,6 @@ void Vm::address_announced(int vid, const MacAddress& mac) {
 }
 
 void Vm::tick() {
-    count_kicks();
     if (!running_ || !datapath_.needs_control()) return;
     datapath_.control_done();
     if (datapath_.broken()) {

@@ -1,7 +1,9 @@
 #include "uio_node.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <termios.h>
 
@@ -51,6 +53,18 @@ void make_raw(int fd) {
     if (tcsetattr(fd, TCSANOW, &settings) != 0) throw node_error("tcsetattr");
 }
 
+// EAL opens the node without O_NOCTTY, so a session leader without a terminal (a service) gets this
+// one as its controlling terminal, and would be hung up with it when the model goes. Giving it up
+// sends the same signals at once, so they are ignored meanwhile.
+void give_up_as_controlling_terminal(int fd) {
+    struct sigaction ignore {};
+    struct sigaction old_action {};
+    ignore.sa_handler = SIG_IGN;
+    sigaction(SIGHUP, &ignore, &old_action);
+    ioctl(fd, TIOCNOTTY);  // ENOTTY: it is not ours
+    sigaction(SIGHUP, &old_action, nullptr);
+}
+
 }  // namespace
 
 UioNode::UioNode() {
@@ -75,8 +89,15 @@ UioNode::UioNode() {
     throw node_error("/dev/uio240 to /dev/uio999");
 }
 
+UioNode::~UioNode() {
+    unlink();
+    give_up_as_controlling_terminal(slave_.get());
+}
+
 void UioNode::unlink() {
-    if (!path_.empty()) ::unlink(path_.c_str());
+    if (path_.empty()) return;
+    give_up_as_controlling_terminal(slave_.get());
+    ::unlink(path_.c_str());
     path_.clear();
 }
 

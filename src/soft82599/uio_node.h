@@ -18,7 +18,7 @@ namespace zecorx::soft82599 {
 class UioNode {
   public:
     UioNode();  // throws std::runtime_error
-    ~UioNode() { unlink(); }
+    ~UioNode();
     UioNode(const UioNode&) = delete;
     UioNode& operator=(const UioNode&) = delete;
 

@@ -27,10 +27,10 @@ struct Footprint {
 void check_nothing_left(TestBed& bed, const Footprint& start) {
     // Heap arenas of library threads come and go; a leaked region per cycle is more than this.
     constexpr std::size_t kMappingSlack = 8;
-    const nlohmann::json vm = bed.daemon().wait_for_connection(0, false);
-    CHECK(vm.at("vms").at(0).at("mbufs_held") == 0);
-    CHECK(vm.at("soft82599").at("dma_faults") == 0);
-    CHECK(vm.at("soft82599").at("writes_after_stop") == 0);
+    const nlohmann::json stats = bed.daemon().wait_for_connection(0, false);
+    CHECK(stats.at("vms").at(0).at("mbufs_held") == 0);
+    CHECK(stats.at("soft82599").at("dma_faults") == 0);
+    CHECK(stats.at("soft82599").at("writes_after_stop") == 0);
     // The session's end is told a moment before the library lets go of the memory.
     wait_until(
         [&] { return bed.daemon().guest_mappings() == 0 && bed.daemon().open_fds() == start.fds; },
@@ -45,7 +45,7 @@ void check_nothing_left(TestBed& bed, const Footprint& start) {
 void require_traffic(QemuGuest& guest) {
     const std::uint64_t before = guest.interface_counter("rx_packets");
     REQUIRE(wait_until([&] { return guest.interface_counter("rx_packets") > before + 100; },
-                       QemuGuest::kBootTimeout));
+                       Daemon::kTimeout));
 }
 
 // Does something to a guest again and again, each time with traffic before it.

@@ -46,7 +46,7 @@ TEMPLATE_TEST_CASE_SIG("testpmd on virtio_user returns every frame of the wire",
             constexpr std::chrono::milliseconds kSilence{300};
             return exchange(bed.netns(), Daemon::kWire, peer, 1, 1, kSilence).returned == 1;
         },
-        QemuGuest::kBootTimeout));
+        Daemon::kTimeout));
     // What the daemon posted before the driver had any buffers is used up by these.
     REQUIRE(exchange(bed.netns(), Daemon::kWire, peer, kWarmUpFrames).returned == kWarmUpFrames);
     const nlohmann::json before = bed.daemon().stats();
