@@ -213,6 +213,25 @@ TEST_CASE("a second connection disturbs nobody until its session starts, then it
     host.require_stopped(0);
 }
 
+TEST_CASE("in client mode the daemon connects to every frontend that comes") {
+    TestHost& host = TestHost::instance();
+    constexpr std::size_t kVm = TestHost::kClientVm;
+    for (std::uint32_t cycle = 0; cycle < 3; ++cycle) {
+        FakeMemory memory(8_MiB);
+        const UnixListener listener(host.socket(kVm));
+        FakeGuest guest =
+            connect_device(Frontend::accept(listener, std::chrono::seconds(10)), memory);
+        guest.net.refill();
+        REQUIRE(host.eventually([&] { return host.status(kVm).running; }));
+        host.arrive(make_frame({.dst = host.mac(kVm), .seq = cycle}));
+        const auto frames = host.receive(guest, 1);
+        REQUIRE(frames.size() == 1);
+        CHECK(check_frame(frames[0].bytes) == cycle);
+        guest.frontend.disconnect();
+        host.require_stopped(kVm);
+    }
+}
+
 TEST_CASE("a frontend whose rings cannot be used is refused and the daemon serves the next") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);

@@ -57,8 +57,9 @@ TestHost::TestHost() : directory_(make_directory()) {
     }
     port_->start();
     for (std::size_t i = 0; i < kVms; ++i) {
-        sockets_.push_back(std::make_unique<VhostSocket>(
-            (directory_ / ("net_vhost" + std::to_string(i))).string(), false, *vms_[i], mutex_));
+        sockets_.push_back(
+            std::make_unique<VhostSocket>((directory_ / ("net_vhost" + std::to_string(i))).string(),
+                                          i == kClientVm, *vms_[i], mutex_));
     }
 }
 

@@ -26,9 +26,9 @@ namespace zecorx::test {
 
 class TestHost {
   public:
-    static constexpr std::size_t kVms = 3;
-    // VM 2 has no configured address: it is learned.
-    static constexpr std::size_t kLearningVm = 2;
+    static constexpr std::size_t kVms = 4;
+    static constexpr std::size_t kLearningVm = 2;  // has no configured address
+    static constexpr std::size_t kClientVm = 3;    // connects to the frontend's socket
 
     static TestHost& instance();
 
