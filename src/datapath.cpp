@@ -42,8 +42,8 @@ Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues)
 
 void Datapath::attach(const Rings& rings, const GuestMemory& memory) {
     vid_ = rings.vid;
-    receive_.attach(rings.receive, memory, rings.header_size);
-    transmit_.attach(rings.transmit, memory, rings.header_size);
+    receive_.attach(rings.receive, memory, rings.features);
+    transmit_.attach(rings.transmit, memory, rings.features);
     broken_.store(false, std::memory_order_relaxed);
     // The last session may have completed heads whose call was never sent; a spurious call is
     // harmless, a missing one is not.

@@ -33,7 +33,7 @@ class Datapath {
     struct Rings {
         SplitRing receive;
         SplitRing transmit;
-        std::uint32_t header_size = kHeaderSize;
+        std::uint64_t features = 0;  // negotiated
         int vid = -1;
     };
 

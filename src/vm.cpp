@@ -188,8 +188,7 @@ Datapath::Rings Vm::read_rings() {
         // Of our own: the library closes its descriptor whenever the frontend sends another.
         kick_fds_[ring] = UniqueFd(::fcntl(vrings[ring].kickfd, F_DUPFD_CLOEXEC, 0));
     }
-    return {ring_of(vrings[0], "receiveq"), ring_of(vrings[1], "transmitq"),
-            net_header_size(features), vid_};
+    return {ring_of(vrings[0], "receiveq"), ring_of(vrings[1], "transmitq"), features, vid_};
 }
 
 void Vm::steer(const MacAddress& mac) {

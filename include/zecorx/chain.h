@@ -77,7 +77,7 @@ class Chain {
 
     // Reads the chain at `head`. REQUIRES: the ring outlives the call, not the chain.
     RingError walk(const SplitRing& ring, const GuestMemory& memory, std::uint16_t head,
-                    Direction direction) {
+                   Direction direction) {
         count_ = 0;
         capacity_ = 0;
         descriptors_ = 0;
@@ -92,13 +92,12 @@ class Chain {
 
   private:
     RingError walk_table(const std::byte* table, std::uint32_t size, Desc desc,
-                          const GuestMemory& memory, Direction direction) {
+                         const GuestMemory& memory, Direction direction) {
         for (;;) {
             if (++descriptors_ > size) return RingError::kLoop;
             if (desc.flags & kDescIndirect) return RingError::kIndirect;
             const bool writable = (desc.flags & kDescWrite) != 0;
-            if (writable != (direction == Direction::kDeviceWritable))
-                return RingError::kDirection;
+            if (writable != (direction == Direction::kDeviceWritable)) return RingError::kDirection;
             if (!add(memory, desc.addr, desc.len)) return RingError::kAddress;
             if ((desc.flags & kDescNext) == 0) return RingError::kNone;
             if (desc.next >= size) return RingError::kNext;

@@ -9,6 +9,11 @@
 // bound slots are always a prefix of the FIFO and a G is never posted behind an unbound H. That
 // makes completion order = ring order = avail order, whatever mixture of copying and zero copy.
 //
+// With MRG_RXBUF a frame may take several chains. A chain too short for the longest frame is bound
+// to no slot in advance, because how many such chains a frame takes shows only when it is there:
+// it waits at the front of the avail ring until a frame is due for it, and meanwhile nothing
+// behind it is bound either.
+//
 // The FIFO is one ring of slots with free-running cursors
 //   complete_ <= returned_ <= posted_   and   complete_ <= bound_ <= posted_
 //   [complete_, returned_)  pending: delivered by the NIC, not on the used ring yet
@@ -25,6 +30,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cassert>
 #include <cstddef>
@@ -67,13 +73,15 @@ class ReceivePath {
     ReceivePath(const ReceivePath&) = delete;
     ReceivePath& operator=(const ReceivePath&) = delete;
 
-    // Starts serving a receiveq. `memory` outlives the attachment.
-    // REQUIRES: nothing is posted.
-    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint32_t header_size) {
+    // Starts serving a receiveq of a session that negotiated `features`. `memory` outlives the
+    // attachment. REQUIRES: nothing is posted.
+    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint64_t features) {
         assert(posted_ == complete_);
         ring_ = ring;
         memory_ = &memory;
-        header_size_ = header_size;
+        header_size_ = net_header_size(features);
+        mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
+        gathered_.clear();
         error_ = RingError::kNone;
         broken_ = false;
         ring_.suppress_kicks(true);
@@ -86,6 +94,7 @@ class ReceivePath {
         counters_.drop(DropReason::kStopped, pending());
         for (; complete_ != returned_; ++complete_) idle_.push_back(slot(complete_).buffer);
         complete_ = returned_ = bound_ = posted_ = 0;
+        gathered_.clear();
         ring_.rewind();
         memory_ = nullptr;
         return ring_.used_index();
@@ -119,17 +128,20 @@ class ReceivePath {
         __builtin_prefetch(due.header, 1);
     }
 
-    // Completes every frame that has its chain, in one step of used.idx. Returns how many heads
-    // were put on the used ring.
+    // Completes every frame that has its chains, in one step of used.idx. Returns how many frames
+    // left the FIFO.
     std::uint32_t complete() {
         bind();
-        const std::uint32_t ready = std::min(bound_ - complete_, returned_ - complete_);
-        for (std::uint32_t i = 0; i < ready; ++i) complete_one(slot(complete_ + i), complete_ + i);
-        complete_ += ready;
-        if (ready > 0) ring_.publish();
+        std::uint32_t completed = complete_bound();
+        while (!gathered_.empty() && pending() > 0) [[unlikely]] {
+                if (!complete_gathered()) break;
+                bind();
+                completed += 1 + complete_bound();
+            }
+        if (completed > 0) ring_.publish();
         if (pending() > limits_.pending_cap) [[unlikely]]
             drop_newest(pending() - limits_.pending_cap);
-        return ready;
+        return completed;
     }
 
     bool call_wanted() const { return ring_.call_wanted(); }
@@ -161,9 +173,12 @@ class ReceivePath {
         return {&pieces_[(cursor & mask_) * Chain::kMaxPieces], count};
     }
 
+    // Whether chains may be bound to slots: nothing is broken and no short chain is in the way.
+    bool binding() const { return attached() && !broken_ && gathered_.empty(); }
+
     // Whether `count` further slots can be bound at once. REQUIRES: bind() has run.
     bool can_bind(std::size_t count) const {
-        return bound_ == posted_ && attached() && !broken_ && ring_.available() >= count;
+        return bound_ == posted_ && binding() && ring_.available() >= count;
     }
 
     // Binds available chains to the oldest unbound slots.
@@ -172,18 +187,14 @@ class ReceivePath {
             return;
         if (!ring_.refresh()) [[unlikely]]
             return set_broken(RingError::kAvailIndex);
-        while (bound_ != posted_ && ring_.available() > 0) {
-            if (!take_chain()) [[unlikely]]
-                return;
-            bind_host(slot(bound_), CopyReason::kStarved);
-        }
+        while (bound_ != posted_ && take_chain()) bind_host(slot(bound_), CopyReason::kStarved);
     }
 
     void* post() {
         Slot& next = slot(posted_);
         next.buffer = idle_.back();
         idle_.pop_back();
-        if (bound_ == posted_ && next_chain_available() && take_chain()) {
+        if (bound_ == posted_ && take_chain()) {
             bind_posted(next);
         } else {
             aim_unbound(next);
@@ -191,8 +202,6 @@ class ReceivePath {
         ++posted_;
         return next.buffer;
     }
-
-    bool next_chain_available() const { return attached() && !broken_ && ring_.available() > 0; }
 
     void aim_unbound(Slot& next) {
         Buffers::aim_at_host(next.buffer);
@@ -226,8 +235,21 @@ class ReceivePath {
         ++bound_;
     }
 
-    // Acquires the next chain of the avail ring into chain_ and head_.
+    // Acquires the next chain of the avail ring into chain_ and head_, to be bound to one slot.
+    // False: there is none, or none that may be.
     bool take_chain() {
+        if (!binding() || ring_.available() == 0) return false;
+        if (!acquire_chain()) [[unlikely]]
+            return false;
+        if (mergeable_ && chain_.capacity() < header_size_ + limits_.max_frame) [[unlikely]] {
+            gathered_.add(head_, chain_);
+            return false;
+        }
+        return true;
+    }
+
+    // REQUIRES: ring_.available() > 0.
+    bool acquire_chain() {
         head_ = ring_.acquire();
         const RingError error = chain_.walk(ring_, *memory_, head_, Direction::kDeviceWritable);
         if (error == RingError::kNone) [[likely]]
@@ -262,6 +284,13 @@ class ReceivePath {
         return (iova & 1) == 0;
     }
 
+    std::uint32_t complete_bound() {
+        const std::uint32_t ready = std::min(bound_ - complete_, returned_ - complete_);
+        for (std::uint32_t i = 0; i < ready; ++i) complete_one(slot(complete_ + i), complete_ + i);
+        complete_ += ready;
+        return ready;
+    }
+
     void complete_one(Slot& done, std::uint32_t cursor) {
         std::uint32_t written = 0;
         if (done.kind == Kind::kGuest) [[likely]] {
@@ -291,14 +320,94 @@ class ReceivePath {
             counters_.drop(DropReason::kTooBig);
             return 0;
         }
-        std::byte header[kHeaderSize];
-        write_header(header, header_size_);
-        Scatter scatter{to};
-        scatter.put({header, header_size_});
-        scatter.put({Buffers::host_data(done.buffer), done.length});
+        scatter(done, to, 1);
         counters_.copy(done.reason);
         return total;
     }
+
+    void scatter(const Slot& done, std::span<const Piece> to, std::uint16_t num_buffers) {
+        std::byte header[kHeaderSize];
+        write_header(header, header_size_, num_buffers);
+        Scatter out{to};
+        out.put({header, header_size_});
+        out.put({Buffers::host_data(done.buffer), done.length});
+    }
+
+    // The frame at the front goes to short chains, as many as it takes. False: the driver has not
+    // posted enough of them, so it waits. REQUIRES: the front is pending and unbound.
+    bool complete_gathered() {
+        const Slot& done = slot(complete_);
+        const std::uint32_t total = header_size_ + done.length;
+        while (gathered_.capacity() < total && !gathered_.full()) {
+            if (ring_.available() == 0 || !acquire_chain()) return false;
+            gathered_.add(head_, chain_);
+        }
+        // A header lies in one chain, and the NIC's frame in what can be gathered.
+        const bool fits =
+            gathered_.capacity() >= total && gathered_.front_capacity() >= header_size_;
+        if (fits) {
+            scatter(done, gathered_.pieces(), gathered_.count());
+            counters_.copy(CopyReason::kSmall);
+            counters_.rx_packets.add(1);
+            counters_.rx_bytes.add(done.length);
+        } else {
+            counters_.drop(DropReason::kTooBig);
+        }
+        gathered_.complete(ring_, fits ? total : 0);
+        idle_.push_back(done.buffer);
+        bound_ = ++complete_;
+        return true;
+    }
+
+    // Chains acquired in avail order for the frame at the front of the FIFO.
+    class Gathered {
+      public:
+        static constexpr std::size_t kMaxChains = 64;
+
+        bool empty() const { return count_ == 0; }
+        bool full() const { return count_ == kMaxChains; }
+        std::uint16_t count() const { return count_; }
+        std::uint32_t capacity() const { return capacity_; }  // bytes of all chains
+        std::uint32_t front_capacity() const { return chains_[0].capacity; }
+        std::span<const Piece> pieces() const { return {pieces_.get(), piece_count_}; }
+
+        void clear() {
+            count_ = 0;
+            piece_count_ = 0;
+            capacity_ = 0;
+        }
+
+        // REQUIRES: !full().
+        void add(std::uint16_t head, const Chain& chain) {
+            chains_[count_++] = {head, chain.capacity()};
+            std::ranges::copy(chain.pieces(), &pieces_[piece_count_]);
+            piece_count_ += chain.pieces().size();
+            const std::uint32_t room = UINT32_MAX - capacity_;  // saturates, as Chain does
+            capacity_ += std::min(chain.capacity(), room);
+        }
+
+        // Puts every head on the used ring, with its share of `written` bytes.
+        void complete(SplitRing& ring, std::uint32_t written) {
+            for (const Entry& chain : std::span(chains_).first(count_)) {
+                const std::uint32_t share = std::min(written, chain.capacity);
+                ring.complete(chain.head, share);
+                written -= share;
+            }
+            clear();
+        }
+
+      private:
+        struct Entry {
+            std::uint16_t head;
+            std::uint32_t capacity;
+        };
+        std::array<Entry, kMaxChains> chains_{};
+        std::unique_ptr<Piece[]> pieces_ =
+            std::make_unique<Piece[]>(kMaxChains * Chain::kMaxPieces);
+        std::size_t piece_count_ = 0;
+        std::uint32_t capacity_ = 0;
+        std::uint16_t count_ = 0;
+    };
 
     // Fills pieces in order, without holes. REQUIRES: what is put fits.
     struct Scatter {
@@ -344,6 +453,7 @@ class ReceivePath {
     SplitRing ring_;
     const GuestMemory* memory_ = nullptr;
     std::uint32_t header_size_ = kHeaderSize;
+    bool mergeable_ = false;
 
     std::uint32_t complete_ = 0;
     std::uint32_t returned_ = 0;
@@ -359,6 +469,7 @@ class ReceivePath {
     std::unique_ptr<Piece[]> pieces_;
     std::vector<void*> idle_;  // capacity reserved for every buffer: never grows
     Chain chain_;
+    Gathered gathered_;  // not empty: a short chain is at the front of the avail ring
 };
 
 }  // namespace zecorx

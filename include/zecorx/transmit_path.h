@@ -23,11 +23,12 @@ class TransmitPath {
     explicit TransmitPath(std::uint32_t max_frame, VmCounters& counters)
         : max_frame_(max_frame), counters_(counters) {}
 
-    // `memory` outlives the attachment.
-    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint32_t header_size) {
+    // Serves a transmitq of a session that negotiated `features`. `memory` outlives the
+    // attachment.
+    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint64_t features) {
         ring_ = ring;
         memory_ = &memory;
-        header_size_ = header_size;
+        header_size_ = net_header_size(features);
         error_ = RingError::kNone;
         broken_ = false;
         ring_.suppress_kicks(true);

@@ -71,7 +71,7 @@ class ReceiveBed {
     // start does.
     void start() {
         path_.attach(view_.ring(driver_.receiveq(), memory_), view_.guest(),
-                     net_header_size(options_.driver.features));
+                     options_.driver.features);
         for (std::uint32_t i = 0; i < options_.nic_ring; ++i) refill(1);
     }
 

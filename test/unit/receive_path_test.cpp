@@ -137,6 +137,86 @@ TEST_CASE("a frame that does not fit its chain is dropped whole and its head ret
     require_clean(bed);
 }
 
+TEST_CASE("with mergeable buffers a frame spreads over as many short chains as it takes") {
+    const std::uint32_t length = GENERATE(40u, 128u, 512u, 1000u, 1529u);
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::tiny(length)}});
+    bed.driver().refill();
+    bed.start();
+    std::vector<std::uint32_t> sent, received;
+    for (std::uint32_t seq = 0; seq < 400; ++seq) {
+        REQUIRE(bed.arrive(frame_of(seq, 60 + seq * 11 % 1455)));
+        sent.push_back(seq);
+        bed.poll();
+        for (const ReceivedFrame& frame : bed.driver().receive()) {
+            received.push_back(check_frame(frame.bytes).value_or(0xffffffff));
+            const std::size_t needed = (12 + frame.bytes.size() + length - 1) / length;
+            CHECK(frame.header.num_buffers == needed);
+        }
+    }
+    CHECK(received == sent);
+    CHECK(bed.copied(CopyReason::kSmall) == 400);
+    require_clean(bed);
+}
+
+TEST_CASE("a frame waits until the driver has posted enough short chains for it") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::tiny(512)}});
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 1514)));
+    REQUIRE(bed.arrive(frame_of(2, 60)));
+    bed.driver().rx().refill(2);
+    CHECK(bed.poll() == 0);
+    CHECK(bed.driver().receiveq().used_idx() == 0);
+
+    bed.driver().rx().refill(1);
+    CHECK(bed.poll() == 1);
+    CHECK(bed.driver().receiveq().used_idx() == 3);
+    bed.driver().rx().refill(1);
+    CHECK(bed.poll() == 1);
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1, 2});
+    require_clean(bed);
+}
+
+TEST_CASE("short chains and long ones may follow each other in any order") {
+    FakeMemory memory(32_MiB);
+    ReceiveBed bed(memory, {.nic_ring = 64});
+    bed.start();
+    std::vector<std::uint32_t> sent, received;
+    std::uint32_t seq = 0;
+    for (int round = 0; round < 200; ++round) {
+        const std::array layouts{RxLayout::tiny(300), RxLayout::dpdk(), RxLayout::linux_old()};
+        bed.driver().rx().set_layout(layouts[static_cast<std::size_t>(round) % layouts.size()]);
+        bed.driver().rx().refill(static_cast<std::size_t>(round % 7));
+        for (int i = 0; i < 2; ++i) {
+            sent.push_back(seq);
+            REQUIRE(bed.arrive(frame_of(seq, 60 + seq * 7 % 1400)));
+            ++seq;
+        }
+        bed.poll();
+        for (const std::uint32_t number : sequence_of(bed.driver().receive())) {
+            received.push_back(number);
+        }
+    }
+    CHECK(received == sent);
+    CHECK(bed.delivered_by_dma() > 0);
+    CHECK(bed.copied(CopyReason::kSmall) > 0);
+    require_clean(bed);
+}
+
+TEST_CASE("a mergeable chain that cannot hold the header costs the frame, not the ring") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::tiny(5)}});
+    bed.driver().refill();
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 60)));
+    bed.poll();
+    CHECK(bed.dropped(DropReason::kTooBig) == 1);
+    CHECK(bed.driver().receive().empty());
+    CHECK_FALSE(bed.path().broken());
+}
+
 TEST_CASE("frames wait in order for a driver that posts late") {
     FakeMemory memory(16_MiB);
     ReceiveBed bed(memory, {});
@@ -255,7 +335,7 @@ TEST_CASE("a buffer the NIC returns out of order breaks the ring") {
     NetDriver driver(memory);
     driver.refill();
     const DeviceView view(memory);
-    path.attach(view.ring(driver.receiveq(), memory), view.guest(), kHeaderSize);
+    path.attach(view.ring(driver.receiveq(), memory), view.guest(), kFeatureVersion1);
     std::array<void*, 2> posted{};
     REQUIRE(path.dequeue(posted, Refill::kMustSupply));
 
@@ -342,7 +422,7 @@ TEST_CASE("hostile receive rings break the ring and touch nothing") {
     ReceivePath<FakeBuffers> path(8, {.max_frame = 1518, .pending_cap = 2}, counters);
     for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
     const DeviceView view(memory);
-    path.attach(view.ring(queue, memory), view.guest(), kHeaderSize);
+    path.attach(view.ring(queue, memory), view.guest(), kFeatureVersion1);
     std::array<void*, 4> posted{};
     REQUIRE(path.dequeue(posted, Refill::kMustSupply));
 
@@ -365,6 +445,7 @@ TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {
     const std::uint16_t ring = static_cast<std::uint16_t>(16u << any(6));
     FakeMemory memory(FakeMemory::equal_regions(4, 16_MiB, 0));
     auto layouts = RxLayout::whole_frame_layouts();
+    layouts.push_back(RxLayout::tiny(600));
     ReceiveBed bed(
         memory,
         {.driver = {.rx_size = ring,

@@ -11,8 +11,7 @@ namespace {
 struct TransmitBed {
     explicit TransmitBed(NetDriverOptions options = {}, FakeMemory ram = FakeMemory(8_MiB))
         : memory(std::move(ram)), driver(memory, options), view(memory), path(1518, counters) {
-        path.attach(view.ring(driver.transmitq(), memory), view.guest(),
-                    net_header_size(options.features));
+        path.attach(view.ring(driver.transmitq(), memory), view.guest(), options.features);
     }
 
     // The next frame as it would go to the NIC; empty: dropped.
@@ -142,7 +141,7 @@ TEST_CASE("transmission resumes at the used index after a detach") {
     CHECK(bed.path.detach() == 1);
     CHECK(bed.path.waiting(32) == 0);
     bed.path.attach(bed.view.ring(bed.driver.transmitq(), bed.memory), bed.view.guest(),
-                    kHeaderSize);
+                    kFeatureVersion1);
     CHECK(check_frame(bed.next()) == 2u);
 }
 
