@@ -33,15 +33,25 @@ std::chrono::seconds stats_interval(const Options& options) {
     return options.stats_interval.value_or(std::chrono::seconds(on_terminal() ? 1 : 0));
 }
 
-// Waits for a signal to end, at most `timeout`. 0: none came.
-int wait_for_signal(std::chrono::nanoseconds timeout) {
+sigset_t ending_signals() {
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
+    return signals;
+}
+
+// Waits for a signal to end, at most `timeout`. 0: none came.
+int wait_for_signal(std::chrono::nanoseconds timeout) {
+    const sigset_t signals = ending_signals();
     const timespec time{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
     const int signal = ::sigtimedwait(&signals, nullptr, &time);
     return signal > 0 ? signal : 0;
+}
+
+void end_on_next_signal() {
+    const sigset_t signals = ending_signals();
+    ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
 // Frames no queue had a buffer for: the NIC counts those dropped at a full queue by queue
@@ -111,8 +121,17 @@ void Daemon::run() {
         }
     }
     spdlog::info("{}: stopping", ::strsignal(signal));
+    stop_vms();
+    // The library waits for a message that is half read, however long its frontend takes. By now
+    // the NIC has let go of all guest memory, so whoever is impatient may signal again.
+    end_on_next_signal();
     sockets_.clear();
     if (interval.count() > 0) report();
+}
+
+void Daemon::stop_vms() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& vm : vms_) vm->shut_down();
 }
 
 void Daemon::tick() {

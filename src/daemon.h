@@ -30,6 +30,7 @@ class Daemon {
   private:
     void make_vms();
     void make_sockets();
+    void stop_vms();
     void tick();
     void report();
     Snapshot take_snapshot();

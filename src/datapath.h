@@ -58,7 +58,9 @@ class Datapath {
     const VmCounters& counters() const { return counters_; }
     // Something for the control side: a broken ring or a learned address. Any thread.
     bool needs_control() const { return needs_control_.load(std::memory_order_acquire); }
-    void control_done() { needs_control_.store(false, std::memory_order_relaxed); }
+    // An exchange: a plain store could still be on its way when the worker reports the next thing,
+    // and wipe that report out before it was read.
+    void control_done() { needs_control_.exchange(false, std::memory_order_acq_rel); }
 
     // Control side; while a worker holds the datapath only after needs_control().
     bool broken() const { return broken_.load(std::memory_order_acquire); }

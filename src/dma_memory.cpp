@@ -7,6 +7,7 @@
 #include <rte_errno.h>
 #include <rte_memory.h>
 #include <rte_vhost.h>
+#include <spdlog/spdlog.h>
 #include <sys/vfs.h>
 
 #include <bit>
@@ -68,9 +69,11 @@ DmaRegion::DmaRegion(std::span<std::byte> memory, std::size_t page_size, rte_dev
 }
 
 DmaRegion::~DmaRegion() {
-    if (iova_pages_.empty()) {
+    if (iova_pages_.empty() &&
         rte_dev_dma_unmap(device_, memory_.data(), reinterpret_cast<std::uintptr_t>(memory_.data()),
-                          memory_.size());
+                          memory_.size()) != 0) {
+        spdlog::error("cannot take {} MiB of guest memory out of the IOMMU: {}",
+                      memory_.size() >> 20, rte_strerror(rte_errno));
     }
     rte_extmem_unregister(memory_.data(), memory_.size());
 }
@@ -87,8 +90,10 @@ void DmaRegion::register_with_eal() {
     rte_iova_t* iovas = iova_pages_.empty() ? nullptr : iova_pages_.data();
     const auto pages = static_cast<unsigned>(iova_pages_.size());
     if (rte_extmem_register(memory_.data(), memory_.size(), iovas, pages, page_size_) != 0) {
-        throw std::runtime_error(fmt::format("cannot register {} MiB of guest memory with EAL: {}",
-                                             memory_.size() >> 20, rte_strerror(rte_errno)));
+        throw std::runtime_error(
+            fmt::format("cannot register {} MiB of guest memory with EAL: {}; EAL takes about 120 "
+                        "memory regions of all VMs together",
+                        memory_.size() >> 20, rte_strerror(rte_errno)));
     }
 }
 

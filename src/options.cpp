@@ -10,6 +10,8 @@
 #include <boost/program_options.hpp>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <set>
@@ -21,6 +23,8 @@ namespace {
 
 namespace po = boost::program_options;
 
+constexpr unsigned kMostHugeMemory = 1U << 20;  // MiB
+constexpr unsigned kLongestInterval = 86400;    // seconds, a day
 constexpr std::size_t kMaxName = 16;  // mempools carry it in their names, which DPDK limits
 
 template <class... Args>
@@ -53,11 +57,11 @@ po::options_description shared_options() {
          "wire=gen:...        a traffic generator")  //
         ("lcores", po::value<std::string>()->value_name("CPUS"),
          "CPUs of the workers, one worker each, as in 1,3-5 [the last CPU]")  //
-        ("huge-mem", po::value<unsigned>()->value_name("MIB"),
+        ("huge-mem", po::value<std::string>()->value_name("MIB"),
          "huge-page memory for DPDK [256]")  //
         ("idle-sleep", po::value<std::string>()->value_name("USEC|off"),
          "longest sleep of a worker that finds nothing; off: pure polling [100]")  //
-        ("stats-interval", po::value<unsigned>()->value_name("SECONDS"),
+        ("stats-interval", po::value<std::string>()->value_name("SECONDS"),
          "print statistics this often; 0: never [1 on a terminal, else 0]")  //
         ("stats-format", po::value<std::string>()->value_name("text|json"),
          "json: one object a line [text]")  //
@@ -98,6 +102,9 @@ void read_config(po::variables_map& values) {
     const auto path = values["config"].as<std::string>();
     std::ifstream file(path);
     if (!file) fail("cannot read the configuration file {}: {}", path, std::strerror(errno));
+    if (!std::filesystem::is_regular_file(path)) {
+        fail("cannot read the configuration file {}: not a regular file", path);
+    }
     // The first store() of an option wins, but VMs of both places are wanted.
     std::vector<std::string> vdevs;
     if (values.count("vdev")) vdevs = values["vdev"].as<std::vector<std::string>>();
@@ -258,6 +265,12 @@ std::vector<unsigned> parse_lcores(const std::string& text) {
     return cpus;
 }
 
+unsigned parse_number(const char* option, const std::string& text, unsigned most) {
+    const auto number = to_number(text);
+    if (!number || *number > most) fail("--{} {}: expected a number up to {}", option, text, most);
+    return *number;
+}
+
 std::chrono::microseconds parse_idle_sleep(const std::string& text) {
     constexpr unsigned kMost = 100'000;  // a tenth of a second: longer would look like a hang
     if (text == "off") return std::chrono::microseconds(0);
@@ -294,10 +307,13 @@ void fill(Options& options, const po::variables_map& values) {
     if (values.count("pci")) options.nic = parse_pci(text("pci"));
     options.worker_cpus = values.count("lcores") ? parse_lcores(text("lcores"))
                                                  : std::vector<unsigned>{allowed_cpus().back()};
-    if (values.count("huge-mem")) options.huge_memory = values["huge-mem"].as<unsigned>();
+    if (values.count("huge-mem")) {
+        options.huge_memory = parse_number("huge-mem", text("huge-mem"), kMostHugeMemory);
+    }
     if (values.count("idle-sleep")) options.idle_sleep = parse_idle_sleep(text("idle-sleep"));
     if (values.count("stats-interval")) {
-        options.stats_interval = std::chrono::seconds(values["stats-interval"].as<unsigned>());
+        options.stats_interval = std::chrono::seconds(
+            parse_number("stats-interval", text("stats-interval"), kLongestInterval));
     }
     if (values.count("stats-format")) {
         options.stats_format = parse_stats_format(text("stats-format"));

@@ -178,7 +178,10 @@ bool Port::rx_enabled(std::uint16_t queue) const {
 }
 
 void Port::add_mac(const VmQueues& queues, const MacAddress& mac) {
-    if (std::ranges::find(steered_, mac) != steered_.end()) {
+    const bool reserved = std::ranges::any_of(reserved_, [&](const auto& entry) {
+        return entry.first == mac && entry.second != queues.pool;
+    });
+    if (reserved || std::ranges::find(steered_, mac) != steered_.end()) {
         throw std::runtime_error(
             fmt::format("address {} belongs to another VM or the host of "
                         "port {}; give each VM its own mac=",
@@ -188,6 +191,10 @@ void Port::add_mac(const VmQueues& queues, const MacAddress& mac) {
     check(rte_eth_dev_mac_addr_add(id_, &address, queues.pool),
           fmt::format("steer {} to VMDq pool {} of port {}", mac.to_string(), queues.pool, bdf_));
     steered_.push_back(mac);
+}
+
+void Port::reserve_mac(const VmQueues& queues, const MacAddress& mac) {
+    reserved_.emplace_back(mac, queues.pool);
 }
 
 void Port::remove_mac(const MacAddress& mac) {

@@ -56,6 +56,8 @@ class Port {
     // must not take its neighbour's frames, nor the host's.
     void add_mac(const VmQueues& queues, const MacAddress& mac);
     void remove_mac(const MacAddress& mac);
+    // From here on add_mac() refuses the address to every other pool, steered or not.
+    void reserve_mac(const VmQueues& queues, const MacAddress& mac);
 
     rte_eth_stats stats() const;
     bool link_up() const;
@@ -79,10 +81,11 @@ class Port {
     rte_eth_dev_info info_{};
     std::uint16_t queue_count_ = 0;
     std::uint16_t queues_per_pool_ = 1;
-    std::vector<Mempool> pools_;                    // freed after the port is closed
-    std::vector<bool> owned_;                       // by queue
-    std::vector<MacAddress> steered_;               // the host's own first
-    mutable std::vector<std::uint32_t> registers_;  // scratch of rx_enabled()
+    std::vector<Mempool> pools_;                                  // freed after the port is closed
+    std::vector<bool> owned_;                                     // by queue
+    std::vector<MacAddress> steered_;                             // the host's own first
+    std::vector<std::pair<MacAddress, std::uint16_t>> reserved_;  // and for which VMDq pool
+    mutable std::vector<std::uint32_t> registers_;                // scratch of rx_enabled()
 };
 
 }  // namespace zecorx

@@ -19,19 +19,12 @@ namespace {
 // CTRL_RX and the protocol features. Subtracted instead of set, because setting the features makes
 // the library wait for other virtqueues than a queue pair before it starts a device.
 constexpr std::uint64_t kNotOffered =
-    1ULL << 0 |     // CSUM
-    1ULL << 1 |     // GUEST_CSUM
-    1ULL << 3 |     // MTU
-    1ULL << 6 |     // GSO
-    0xfULL << 7 |   // GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO
-    0xfULL << 11 |  // HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO
-    1ULL << 21 |    // GUEST_ANNOUNCE: the frontend's RARP is what tells the address
-    1ULL << 22 |    // MQ
-    1ULL << 26 |    // VHOST_F_LOG_ALL
-    1ULL << 29 |    // EVENT_IDX: the library decides from an index that this data path never moves
-    1ULL << 33 |    // ACCESS_PLATFORM
-    1ULL << 34 |    // RING_PACKED
-    1ULL << 35;     // IN_ORDER
+    kFeatureNetCsum | kFeatureNetGuestCsum | kFeatureNetGuestOffloads | kFeatureNetGso |
+    kFeatureNetHostOffloads | kFeatureNetMtu |
+    kFeatureNetGuestAnnounce |  // the frontend's RARP is what tells the address
+    kFeatureNetMq | kFeatureLogAll |
+    kFeatureEventIdx |  // the library decides from an index that this data path never moves
+    kFeatureAccessPlatform | kFeatureRingPacked | kFeatureInOrder;
 
 // Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, STATUS 16.
 constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 16;
@@ -82,7 +75,7 @@ Registry& registry() {
 }
 
 // Runs `event` on the VM of a connection, under the control mutex. Nothing may throw into the
-// library's C code. Not 0: the library drops the connection.
+// library's C code. Not 0: it could not be done.
 template <class Event>
 int with_vm(int vid, Event&& event) noexcept {
     try {
@@ -119,42 +112,45 @@ Payload payload_of(const void* message) {
     return payload;
 }
 
-// The library acknowledges a disabled ring before it tells us, but an acknowledged ring must be
-// silent already.
-void before_vring_enable(int vid, const VringState& state) noexcept {
-    if (state.value != 0) return;
-    with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, state.index, false); });
+int before_vring_enable(int vid, const VringState& state) noexcept {
+    // The library acknowledges a disabled ring before it tells us, but an acknowledged ring must
+    // be silent already.
+    if (state.value != 0) return 0;
+    return with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, state.index, false); });
 }
 
-rte_vhost_msg_result before_message(int vid, void* message) noexcept {
+int before(int vid, const void* message) noexcept {
     const int request = request_of(message);
     switch (request) {
         case kSetMemTable:
         case kSetVringNum:
         case kSetVringAddr:
         case kSetVringBase:
-            with_vm(vid, [&](Vm& vm) { vm.before_change(vid, request == kSetMemTable); });
-            break;
+            return with_vm(vid, [&](Vm& vm) { vm.before_change(vid, request == kSetMemTable); });
         case kSetVringEnable:
-            before_vring_enable(vid, payload_of<VringState>(message));
-            break;
+            return before_vring_enable(vid, payload_of<VringState>(message));
         case kSendRarp:
-            with_vm(vid,
-                    [&](Vm& vm) { vm.address_announced(vid, payload_of<MacAddress>(message)); });
-            break;
+            return with_vm(
+                vid, [&](Vm& vm) { vm.address_announced(vid, payload_of<MacAddress>(message)); });
         default:
-            break;
+            return 0;
     }
-    return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+// A message for which we could not get out of the way is refused: the library must not go on to
+// unmap what the NIC may still write to.
+rte_vhost_msg_result before_message(int vid, void* message) noexcept {
+    return before(vid, message) == 0 ? RTE_VHOST_MSG_RESULT_NOT_HANDLED : RTE_VHOST_MSG_RESULT_ERR;
 }
 
 rte_vhost_msg_result after_message(int vid, void* message) noexcept {
-    switch (request_of(message)) {
+    const int request = request_of(message);
+    switch (request) {
         case kSetMemTable:
         case kSetVringNum:
         case kSetVringAddr:
         case kSetVringBase:
-            with_vm(vid, [vid](Vm& vm) { vm.after_change(vid); });
+            with_vm(vid, [&](Vm& vm) { vm.after_change(vid, request == kSetMemTable); });
             break;
         default:
             break;

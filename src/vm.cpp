@@ -2,9 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <rte_vhost.h>
 #include <spdlog/spdlog.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -15,13 +15,28 @@
 namespace zecorx {
 namespace {
 
-SplitRing ring_of(const rte_vhost_vring& vring, const char* name) {
+// librte_vhost hands out rings that run over their region's end: it looks at a ring's length after
+// it has noted the address, and not again when SET_VRING_NUM changes the size.
+bool inside(const SplitRingLayout& layout, const GuestMemory& memory) {
+    const std::uint64_t size = layout.size;  // without the event words, which nobody touches
+    return memory.holds(layout.desc, desc_table_size(layout.size)) &&
+           memory.holds(layout.avail, kRingEntriesOffset + sizeof(std::uint16_t) * size) &&
+           memory.holds(layout.used, kRingEntriesOffset + sizeof(UsedElem) * size);
+}
+
+SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, const char* name) {
     const SplitRingLayout layout{reinterpret_cast<std::byte*>(vring.desc),
                                  reinterpret_cast<std::byte*>(vring.avail),
                                  reinterpret_cast<std::byte*>(vring.used), vring.size};
     if (!layout.valid()) {
         throw std::runtime_error(fmt::format(
-            "the frontend's {} of {} entries is misaligned or no power of two", name, vring.size));
+            "the frontend's {} of {} entries is unmapped, misaligned or no power of two", name,
+            vring.size));
+    }
+    if (!inside(layout, memory)) {
+        throw std::runtime_error(
+            fmt::format("the frontend's {} of {} entries does not lie in its memory regions", name,
+                        vring.size));
     }
     return SplitRing(layout);
 }
@@ -44,7 +59,9 @@ Vm::Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueu
       queues_(queues),
       worker_(worker),
       datapath_(name_, port, queues),
-      mac_(mac) {}
+      mac_(mac) {
+    if (mac) port_.reserve_mac(queues_, *mac);
+}
 
 Vm::~Vm() { stop(); }
 
@@ -69,8 +86,14 @@ void Vm::session_stopped(int vid) {
     spdlog::info("{}: session ended", name_);
 }
 
+void Vm::shut_down() {
+    shut_down_ = true;
+    end_session();
+}
+
 void Vm::end_session() {
     stop();
+    kick_fds_ = {};
     memory_.reset();
     vid_ = kNone;
     // Another guest may come back on this socket, so what was learned of this one is forgotten.
@@ -86,14 +109,18 @@ void Vm::ring_ready(int vid, std::uint32_t ring, bool ready) {
 }
 
 void Vm::before_change(int vid, bool memory) {
-    connections_[vid].changing = true;
+    Connection& connection = connections_[vid];
+    connection.changing = true;
+    if (memory) connection.memory = false;
     if (vid != vid_) return;
     reconcile();
     if (memory) memory_.reset();
 }
 
-void Vm::after_change(int vid) {
-    connections_[vid].changing = false;
+void Vm::after_change(int vid, bool memory) {
+    Connection& connection = connections_[vid];
+    connection.changing = false;
+    if (memory) connection.memory = true;
     if (vid == vid_) reconcile();
 }
 
@@ -105,10 +132,11 @@ void Vm::tick() {
     if (!running_ || !datapath_.needs_control()) return;
     datapath_.control_done();
     if (datapath_.broken()) {
+        failed_ = true;
+        reconcile();
         spdlog::error("{}: {}; the VM's queues are stopped until its driver sets them up again",
                       name_, datapath_.describe_broken());
-        failed_ = true;
-        return reconcile();
+        return;
     }
     if (const auto learned = datapath_.learned(); learned && !steered_) {
         spdlog::info("{}: learned address {}", name_, learned->to_string());
@@ -118,9 +146,9 @@ void Vm::tick() {
 }
 
 bool Vm::wanted() const {
-    if (vid_ == kNone || failed_) return false;
+    if (vid_ == kNone || failed_ || shut_down_) return false;
     const Connection& connection = connections_.at(vid_);
-    return connection.ready[0] && connection.ready[1] && !connection.changing;
+    return connection.ready[0] && connection.ready[1] && connection.memory && !connection.changing;
 }
 
 void Vm::reconcile() {
@@ -155,7 +183,7 @@ void Vm::start() {
 // The reverse order is what keeps the NIC out of memory that is given back: nobody polls, nothing
 // new is steered here, what arrived is completed, the queue is off in the device, every buffer is
 // back; only then do the rings and the memory go.
-void Vm::stop() {
+void Vm::stop() noexcept {
     if (!running_) return;
     worker_.remove(datapath_);
     unsteer();
@@ -187,15 +215,19 @@ Datapath::Rings Vm::read_rings() {
     for (std::size_t ring = 0; ring < kRings; ++ring) {
         // Of our own: the library closes its descriptor whenever the frontend sends another.
         kick_fds_[ring] = UniqueFd(::fcntl(vrings[ring].kickfd, F_DUPFD_CLOEXEC, 0));
+        // A write to a full eventfd would block the worker, and with it every VM it serves.
+        ::fcntl(vrings[ring].callfd, F_SETFL, O_RDWR | O_NONBLOCK);
     }
-    return {ring_of(vrings[0], "receiveq"), ring_of(vrings[1], "transmitq"), features, vid_};
+    const GuestMemory& memory = memory_->guest();
+    return {ring_of(vrings[0], memory, "receiveq"), ring_of(vrings[1], memory, "transmitq"),
+            features, vid_};
 }
 
 void Vm::steer(const MacAddress& mac) {
     if (steered_ && mac_ == mac) return;
-    unsteer();
     try {
         port_.add_mac(queues_, mac);
+        unsteer();
         mac_ = mac;
         steered_ = true;
     } catch (const std::exception& error) {
@@ -205,9 +237,9 @@ void Vm::steer(const MacAddress& mac) {
 
 void Vm::unsteer() {
     if (!steered_) return;
-    steered_ = false;
     try {
         port_.remove_mac(*mac_);
+        steered_ = false;
     } catch (const std::exception& error) {
         spdlog::error("{}: {}", name_, error.what());
     }
@@ -216,12 +248,10 @@ void Vm::unsteer() {
 // The rings tell the driver not to kick; what it sends all the same adds up in the eventfds.
 void Vm::count_kicks() {
     for (const UniqueFd& fd : kick_fds_) {
-        pollfd readable{fd.get(), POLLIN, 0};
         std::uint64_t kicks = 0;
-        if (::poll(&readable, 1, 0) == 1 &&
-            ::read(fd.get(), &kicks, sizeof kicks) == sizeof kicks) {
-            kicks_ += kicks;
-        }
+        iovec to{&kicks, sizeof kicks};
+        // The frontend chose the descriptor: it must not make this thread wait.
+        if (::preadv2(fd.get(), &to, 1, -1, RWF_NOWAIT) == sizeof kicks) kicks_ += kicks;
     }
 }
 

@@ -1,7 +1,7 @@
 // One VM: its --vdev settings, its datapath, and the vhost session that may be connected to it.
 //
-// Thread rule: control side, every call under the control mutex; librte_vhost's events thread and
-// the main thread both call in. Workers never take that mutex.
+// Thread rule: control side, every call under the control mutex; librte_vhost's events and
+// reconnect threads and the main thread call in. Workers never take that mutex.
 //
 // The datapath runs exactly while a session is running, both rings are ready and no message is
 // changing what lies under it. start() and stop() are the only ways in and out, and stop() is
@@ -45,8 +45,11 @@ class Vm {
     void ring_ready(int vid, std::uint32_t ring, bool ready);
     // Around a message that changes memory or rings under a running session.
     void before_change(int vid, bool memory);
-    void after_change(int vid);
+    void after_change(int vid, bool memory);
     void address_announced(int vid, const MacAddress& mac);
+
+    // Ends the session for good, at the end of the daemon.
+    void shut_down();
 
     // Called now and then, and soon after the datapath asks for it.
     void tick();
@@ -66,13 +69,15 @@ class Vm {
     struct Connection {
         std::array<bool, 2> ready{};  // receiveq, transmitq
         bool changing = false;
+        bool memory = false;  // the library holds a memory table; it does not after refusing one
     };
 
     void end_session();
     bool wanted() const;
     void reconcile();
     void start();
-    void stop();
+    // Nothing may go on if this cannot be done, so an exception ends the process.
+    void stop() noexcept;
     Datapath::Rings read_rings();
     void steer(const MacAddress& mac);
     void unsteer();
@@ -89,7 +94,8 @@ class Vm {
     Datapath datapath_;
 
     std::map<int, Connection> connections_;
-    int vid_ = kNone;       // the connection whose session is running
+    int vid_ = kNone;  // the connection whose session is running
+    bool shut_down_ = false;
     bool failed_ = false;   // the session cannot run until it is set up anew
     bool running_ = false;  // the datapath is attached and a worker holds it
     std::unique_ptr<DmaMemory> memory_;

@@ -27,15 +27,9 @@ Worker::~Worker() {
     rte_eal_wait_lcore(lcore_);
 }
 
-void Worker::add(Datapath& datapath) {
-    hand_over({Action::kAdd, &datapath});
-    ++assigned_;
-}
+void Worker::add(Datapath& datapath) { hand_over({Action::kAdd, &datapath}); }
 
-void Worker::remove(Datapath& datapath) {
-    hand_over({Action::kRemove, &datapath});
-    --assigned_;
-}
+void Worker::remove(Datapath& datapath) { hand_over({Action::kRemove, &datapath}); }
 
 void Worker::hand_over(Command command) {
     command_.store(&command, std::memory_order_release);

@@ -25,8 +25,6 @@ class Worker {
     // Control side, one caller at a time.
     void add(Datapath& datapath);
     void remove(Datapath& datapath);
-    std::size_t load() const { return assigned_; }
-    unsigned lcore() const { return lcore_; }
 
   private:
     enum class Action { kAdd, kRemove };
@@ -45,7 +43,6 @@ class Worker {
 
     const unsigned lcore_;
     const std::chrono::microseconds idle_sleep_;
-    std::size_t assigned_ = 0;  // control side
 
     // Written by the control side, cleared by the worker: the acknowledgement.
     std::atomic<const Command*> command_{nullptr};

@@ -56,6 +56,16 @@ class GuestMemory {
         return {};
     }
 
+    // Whether one region holds all of [hva, hva + size).
+    bool holds(const std::byte* hva, std::uint64_t size) const {
+        for (const MemoryRegion& region : regions()) {
+            const std::uint64_t offset = reinterpret_cast<std::uintptr_t>(hva) -
+                                         reinterpret_cast<std::uintptr_t>(region.hva);
+            if (offset < region.size && region.size - offset >= size) return true;
+        }
+        return false;
+    }
+
     static constexpr std::uint64_t kNoIova = ~0ULL;
 
     // IOVA of `hva` if the `length` bytes from there are contiguous for the device, else kNoIova.

@@ -102,7 +102,9 @@ class ReceivePath {
 
     // The PMD asks for buffers, to be posted in this order. False: all refused, none taken.
     bool dequeue(std::span<void*> out, Refill refill) {
-        if (idle_.size() < out.size()) return false;
+        if (idle_.size() < out.size() || posted_ - complete_ + out.size() > slots_.size()) {
+            return false;
+        }
         bind();
         if (refill == Refill::kMayRefuse && !can_bind(out.size()) &&
             owned_by_nic() >= limits_.low_water) {
@@ -443,6 +445,7 @@ class ReceivePath {
     }
 
     void set_broken(RingError error) {
+        if (broken_) return;  // the first error is the one that matters
         broken_ = true;
         error_ = error;
         counters_.broken_rings.add(1);

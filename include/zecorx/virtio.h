@@ -14,17 +14,23 @@ static_assert(std::endian::native == std::endian::little, "virtio fields are lit
 
 // Feature bits (VIRTIO 5.1.3, 6; vhost-user "Feature bits").
 enum Feature : std::uint64_t {
-    kFeatureNetMac = 1ULL << 5,
+    kFeatureNetCsum = 1ULL << 0,
+    kFeatureNetGuestCsum = 1ULL << 1,
+    kFeatureNetMtu = 1ULL << 3,
+    kFeatureNetGso = 1ULL << 6,
+    kFeatureNetGuestOffloads = 0xfULL << 7,  // GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO
+    kFeatureNetHostOffloads = 0xfULL << 11,  // HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO
     kFeatureNetMrgRxbuf = 1ULL << 15,
-    kFeatureNetStatus = 1ULL << 16,
-    kFeatureNetCtrlVq = 1ULL << 17,
-    kFeatureNetCtrlRx = 1ULL << 18,
     kFeatureNetGuestAnnounce = 1ULL << 21,
-    kFeatureAnyLayout = 1ULL << 27,
+    kFeatureNetMq = 1ULL << 22,
+    kFeatureLogAll = 1ULL << 26,
     kFeatureIndirectDesc = 1ULL << 28,
     kFeatureEventIdx = 1ULL << 29,
     kFeatureVhostUserProtocol = 1ULL << 30,
     kFeatureVersion1 = 1ULL << 32,
+    kFeatureAccessPlatform = 1ULL << 33,
+    kFeatureRingPacked = 1ULL << 34,
+    kFeatureInOrder = 1ULL << 35,
 };
 
 // Split virtqueue (VIRTIO 2.7).
@@ -76,7 +82,6 @@ struct NetHeader {
 static_assert(sizeof(NetHeader) == 12 && offsetof(NetHeader, num_buffers) == 10);
 
 inline constexpr std::uint8_t kNetHeaderNeedsCsum = 1;
-inline constexpr std::uint8_t kNetHeaderDataValid = 2;
 inline constexpr std::uint8_t kNetHeaderGsoNone = 0;
 
 inline constexpr std::uint32_t kLegacyHeaderSize = 10;

@@ -232,33 +232,4 @@ TEST_CASE("in client mode the daemon connects to every frontend that comes") {
     }
 }
 
-TEST_CASE("a frontend whose rings cannot be used is refused and the daemon serves the next") {
-    TestHost& host = TestHost::instance();
-    FakeMemory memory(8_MiB);
-    Frontend frontend = Frontend::connect(host.socket(0));
-    const std::uint64_t features = frontend.negotiate();
-    NetDriver driver(memory, {.features = features});
-    REQUIRE(frontend.set_mem_table(memory.regions()));
-    for (std::uint32_t ring = 0; ring < 2; ++ring) {
-        SplitQueueDriver& queue = ring == 0 ? driver.receiveq() : driver.transmitq();
-        REQUIRE(frontend.set_vring_num(ring, queue.size()));
-        VringAddr address{};
-        address.index = ring;
-        address.desc = memory.user_addr(queue.desc_table()) + 4;  // misaligned
-        address.avail = memory.user_addr(queue.avail_ring());
-        address.used = memory.user_addr(queue.used_ring());
-        REQUIRE(frontend.set_vring_addr(address));
-        REQUIRE(frontend.set_vring_kick(static_cast<std::uint8_t>(ring), queue.kick_fd()));
-        REQUIRE(frontend.set_vring_call(static_cast<std::uint8_t>(ring), queue.call_fd()));
-        REQUIRE(frontend.set_vring_enable(ring, true));
-    }
-    host.pump();
-    CHECK_FALSE(host.status(0).running);
-    frontend.disconnect();
-
-    FakeGuest guest = host.connect(0, memory);
-    guest.stop_device();
-    host.require_stopped(0);
-}
-
 }  // namespace zecorx::test

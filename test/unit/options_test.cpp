@@ -140,6 +140,9 @@ TEST_CASE("what cannot be used is refused with the remedy") {
     CHECK_THAT(error_of({"--vdev", "a", "--lcores", "0,0"}), ContainsSubstring("twice"));
     CHECK_THAT(error_of({"--vdev", "a", "--idle-sleep", "-1"}), ContainsSubstring("or off"));
     CHECK_THAT(error_of({"--vdev", "a", "--huge-mem", "lots"}), ContainsSubstring("huge-mem"));
+    CHECK_THAT(error_of({"--vdev", "a", "--huge-mem=-5"}), ContainsSubstring("huge-mem -5"));
+    CHECK_THAT(error_of({"--vdev", "a", "--stats-interval=-1"}), ContainsSubstring("up to 86400"));
+    CHECK_THAT(error_of({"--config", "/tmp"}), ContainsSubstring("not a regular file"));
     CHECK_THAT(error_of({"--vdev", "a", "--stats-format", "xml"}), ContainsSubstring("json"));
     CHECK_THAT(error_of({"--vdev", "a", "--log-level", "loud"}), ContainsSubstring("warning"));
     CHECK_THAT(error_of({"--config", "/nonexistent"}), ContainsSubstring("No such file"));
