@@ -16,7 +16,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <span>
 
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 

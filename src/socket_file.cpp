@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 namespace {

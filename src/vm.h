@@ -18,9 +18,9 @@
 #include "datapath.h"
 #include "dma_memory.h"
 #include "port.h"
-#include "unique_fd.h"
 #include "worker.h"
 #include "zecorx/mac_address.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 

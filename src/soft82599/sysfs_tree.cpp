@@ -97,8 +97,10 @@ SysfsTree::~SysfsTree() {
 
 void SysfsTree::enter_private_namespace() {
     if (unshare(CLONE_NEWNS) != 0) throw tree_error("cannot create a mount namespace");
-    // Mounts the host makes still arrive here; ours do not get out.
-    if (mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) {
+    // Mounts the host makes still arrive here; ours do not get out. In a chroot, / need not be a
+    // mount point; what is mounted over below /sys is all that matters then.
+    if (mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0) return;
+    if (errno != EINVAL || mount("none", "/sys", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) {
         throw tree_error("cannot make mounts private");
     }
 }

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <string>
 
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx::soft82599 {
 

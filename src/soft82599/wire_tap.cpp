@@ -10,8 +10,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "unique_fd.h"
 #include "wire.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx::soft82599 {
 namespace {

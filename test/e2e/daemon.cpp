@@ -7,8 +7,8 @@
 #include <iostream>
 #include <stdexcept>
 
-#include "temp_dir.h"
-#include "wait.h"
+#include "support/temp_dir.h"
+#include "support/wait.h"
 
 namespace zecorx::test {
 namespace {

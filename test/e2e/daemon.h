@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "net_namespace.h"
-#include "process.h"
+#include "support/process.h"
 
 namespace zecorx::test {
 

@@ -11,6 +11,8 @@
 #include <functional>
 #include <stdexcept>
 
+#include "guest/event_fd.h"
+
 namespace zecorx::test {
 namespace {
 

@@ -3,8 +3,8 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cstdlib>
 
+#include "support/wait.h"
 #include "test_bed.h"
-#include "wait.h"
 
 namespace zecorx::test {
 namespace {

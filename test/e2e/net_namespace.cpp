@@ -11,8 +11,9 @@
 #include <cstring>
 #include <fstream>
 
-#include "process.h"
-#include "wait.h"
+#include "guest/event_fd.h"
+#include "support/process.h"
+#include "support/wait.h"
 
 namespace zecorx::test {
 

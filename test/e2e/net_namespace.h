@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "guest/unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx::test {
 

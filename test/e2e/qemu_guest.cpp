@@ -11,8 +11,9 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "temp_dir.h"
-#include "wait.h"
+#include "guest/event_fd.h"
+#include "support/temp_dir.h"
+#include "support/wait.h"
 
 namespace zecorx::test {
 namespace {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "process.h"
+#include "support/process.h"
 
 namespace zecorx::test {
 

@@ -7,7 +7,7 @@
 #include "echo.h"
 #include "net_namespace.h"
 #include "qemu_guest.h"
-#include "temp_dir.h"
+#include "support/temp_dir.h"
 #include "traffic.h"
 
 namespace zecorx::test {

@@ -14,7 +14,8 @@
 #include <span>
 #include <stdexcept>
 
-#include "wait.h"
+#include "guest/event_fd.h"
+#include "support/wait.h"
 
 namespace zecorx::test {
 namespace {

@@ -3,8 +3,8 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 
+#include "support/wait.h"
 #include "test_bed.h"
-#include "wait.h"
 
 namespace zecorx::test {
 namespace {

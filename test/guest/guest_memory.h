@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "unique_fd.h"
+#include "event_fd.h"
 
 namespace zecorx::test {
 

@@ -4,15 +4,14 @@
 //
 // Needs dpdk-testpmd (package dpdk-dev) in PATH or named by DPDK_TESTPMD, and 2 MiB pages.
 #include <catch2/catch_test_macros.hpp>
-#include <csignal>
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <string>
 
-#include "child_process.h"
 #include "fake_guest.h"
 #include "frames.h"
+#include "support/process.h"
+#include "support/temp_dir.h"
 
 using namespace zecorx;
 using namespace zecorx::test;
@@ -53,26 +52,18 @@ bool have_testpmd() {
 class Testpmd {
   public:
     explicit Testpmd(bool client_mode = false) {
-        std::string pattern = "/tmp/zecorx-testpmd-XXXXXX";
-        if (::mkdtemp(pattern.data()) == nullptr) throw_errno("make a directory for testpmd");
-        dir_ = pattern;
         if (client_mode) listener_ = std::make_unique<UnixListener>(socket());
         start();
-    }
-    ~Testpmd() {
-        process_.reset();
-        std::filesystem::remove_all(dir_);
     }
     Testpmd(const Testpmd&) = delete;
     Testpmd& operator=(const Testpmd&) = delete;
 
-    std::string socket() const { return dir_ / "s0"; }
+    std::string socket() const { return dir_.path() / "s0"; }
     Frontend connect() const {
         return listener_ ? Frontend::accept(*listener_) : Frontend::connect(socket());
     }
     void kill_and_restart() {
-        process_->signal(SIGKILL);
-        process_->wait_exit(5s);
+        process_->kill();
         start();
     }
 
@@ -80,17 +71,18 @@ class Testpmd {
     void start() {
         const std::string vdev =
             "net_vhost0,iface=" + socket() + ",queues=1" + (listener_ ? ",client=1" : "");
-        process_ = std::make_unique<ChildProcess>(
+        process_ = std::make_unique<Process>(
             std::vector<std::string>{testpmd_path(), "-l", "0,1", "--no-pci", "--in-memory", "-m",
                                      "256", "--vdev", vdev, "--", "--forward-mode=macswap",
                                      "--port-topology=loop", "--auto-start",
-                                     "--total-num-mbufs=4096"},
-            dir_ / "log");
+                                     // or it ends with its standard input
+                                     "--stats-period", "60", "--total-num-mbufs=4096"},
+            ProcessOptions{.output = dir_.path() / "log", .errors = dir_.path() / "errors"});
     }
 
-    std::filesystem::path dir_;
+    TempDir dir_;
     std::unique_ptr<UnixListener> listener_;
-    std::unique_ptr<ChildProcess> process_;
+    std::unique_ptr<Process> process_;
 };
 
 // The backend drops what arrives before its forwarding sees the new queues, so frames that may be

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "event_fd.h"
 #include "guest_memory.h"
-#include "unique_fd.h"
 #include "violation_log.h"
 #include "zecorx/virtio.h"
 

@@ -14,7 +14,7 @@
 
 #include "soft82599/machine.h"
 #include "soft82599/registers.h"
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 using namespace zecorx;
 namespace nic = zecorx::soft82599;

@@ -15,7 +15,7 @@
 
 #include "host_checks.h"
 #include "socket_file.h"
-#include "unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 namespace {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "guest/unique_fd.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx::test {
 

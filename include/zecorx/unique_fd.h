@@ -13,15 +13,19 @@ class UniqueFd {
     explicit UniqueFd(int fd) : fd_(fd) {}  // takes ownership
     UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
     UniqueFd& operator=(UniqueFd&& other) noexcept {
-        std::swap(fd_, other.fd_);
+        if (this != &other) reset(std::exchange(other.fd_, -1));
         return *this;
     }
-    ~UniqueFd() {
-        if (fd_ >= 0) ::close(fd_);
-    }
+    UniqueFd(const UniqueFd&) = delete;
+    UniqueFd& operator=(const UniqueFd&) = delete;
+    ~UniqueFd() { reset(); }
 
     int get() const { return fd_; }
     explicit operator bool() const { return fd_ >= 0; }
+    void reset(int fd = -1) {  // takes ownership
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = fd;
+    }
 
   private:
     int fd_ = -1;

@@ -1,4 +1,4 @@
-// File descriptors as values, and the eventfds that virtqueues notify with.
+// The eventfds that virtqueues notify with.
 #pragma once
 
 #include <poll.h>
@@ -9,33 +9,10 @@
 #include <chrono>
 #include <cstdint>
 #include <system_error>
-#include <utility>
+
+#include "zecorx/unique_fd.h"
 
 namespace zecorx::test {
-
-class UniqueFd {
-  public:
-    UniqueFd() = default;
-    explicit UniqueFd(int fd) : fd_(fd) {}
-    UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    UniqueFd& operator=(UniqueFd&& other) noexcept {
-        if (this != &other) reset(std::exchange(other.fd_, -1));
-        return *this;
-    }
-    UniqueFd(const UniqueFd&) = delete;
-    UniqueFd& operator=(const UniqueFd&) = delete;
-    ~UniqueFd() { reset(); }
-
-    int get() const { return fd_; }
-    explicit operator bool() const { return fd_ >= 0; }
-    void reset(int fd = -1) {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = fd;
-    }
-
-  private:
-    int fd_ = -1;
-};
 
 [[noreturn]] inline void throw_errno(const char* attempted) {
     throw std::system_error(errno, std::generic_category(), attempted);

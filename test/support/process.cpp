@@ -1,4 +1,4 @@
-#include "process.h"
+#include "support/process.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -11,6 +11,8 @@
 #include <array>
 #include <stdexcept>
 #include <system_error>
+
+#include "guest/event_fd.h"
 
 namespace zecorx::test {
 namespace {
