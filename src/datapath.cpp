@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <rte_ethdev.h>
-#include <rte_vhost.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <utility>
@@ -40,14 +40,14 @@ Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues)
     port.set_up_vm(queues_, *rx_pool_, std::move(tx));
 }
 
-void Datapath::attach(const Rings& rings, const GuestMemory& memory) {
-    vid_ = rings.vid;
+void Datapath::attach(Rings rings, const GuestMemory& memory) {
+    call_fds_ = std::move(rings.call_fds);
     receive_.attach(rings.receive, memory, rings.features);
     transmit_.attach(rings.transmit, memory, rings.features);
     broken_.store(false, std::memory_order_relaxed);
-    // The last session may have completed heads whose call was never sent; a spurious call is
-    // harmless, a missing one is not.
-    call_pending_.fill(true);
+    // What the last session completed may never have been announced: the driver waits for a call
+    // that a spurious one replaces.
+    for (std::uint16_t ring = 0; ring < kRings; ++ring) call(ring);
 }
 
 Datapath::Bases Datapath::detach() noexcept {
@@ -55,7 +55,7 @@ Datapath::Bases Datapath::detach() noexcept {
         rte_pktmbuf_free(staged_[staged_first_]);
         counters_.drop(DropReason::kTxStopped);
     }
-    vid_ = -1;
+    call_fds_ = {};
     return {receive_.detach(), transmit_.detach()};
 }
 
@@ -63,8 +63,6 @@ bool Datapath::poll() noexcept {
     // Both, always: a busy receiveq must not keep the transmitq waiting.
     const bool received = poll_receive();
     const bool sent = poll_transmit();
-    if (call_pending_[kReceiveq] || call_pending_[kTransmitq]) [[unlikely]]
-        retry_calls();
     if (receive_.broken() || transmit_.broken()) [[unlikely]]
         report_broken();
     return received || sent;
@@ -146,28 +144,19 @@ std::optional<MacAddress> Datapath::learned() const {
     return mac;
 }
 
+// On a descriptor of our own: the library's call helper takes a lock that its message handler holds
+// while it waits for this worker, and decides from a used index that this data path never moves.
 void Datapath::call(std::uint16_t ring) noexcept {
-    // Never the blocking form: the library's message handler may hold the ring's lock while it
-    // waits for this worker to let go of the datapath.
-    if (rte_vhost_vring_call_nonblock(vid_, ring) == -EAGAIN) {
-        call_pending_[ring] = true;
-        return;
-    }
-    call_pending_[ring] = false;
+    const std::uint64_t one = 1;
+    // A full eventfd (EAGAIN) is readable, so the driver hears of this one too.
+    [[maybe_unused]] const ssize_t written = ::write(call_fds_[ring].get(), &one, sizeof one);
     counters_.calls.add(1);
-}
-
-void Datapath::retry_calls() noexcept {
-    for (const std::uint16_t ring : {kReceiveq, kTransmitq}) {
-        if (call_pending_[ring]) call(ring);
-    }
 }
 
 void Datapath::drain() noexcept {
     for (int burst = 0; burst < Port::kRxDescriptors / kBurst && poll_receive(); ++burst) {
     }
     poll_transmit();
-    retry_calls();
 }
 
 void Datapath::report_broken() noexcept {

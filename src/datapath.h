@@ -18,6 +18,7 @@
 #include "zecorx/counters.h"
 #include "zecorx/mac_address.h"
 #include "zecorx/transmit_path.h"
+#include "zecorx/unique_fd.h"
 
 namespace zecorx {
 
@@ -30,15 +31,17 @@ class Datapath {
     Datapath(const Datapath&) = delete;
     Datapath& operator=(const Datapath&) = delete;
 
+    static constexpr std::size_t kRings = 2;  // receiveq and transmitq, by virtqueue number
+
     struct Rings {
         SplitRing receive;
         SplitRing transmit;
-        std::uint64_t features = 0;  // negotiated
-        int vid = -1;
+        std::uint64_t features = 0;             // negotiated
+        std::array<UniqueFd, kRings> call_fds;  // eventfds, non-blocking
     };
 
     // Begins serving a session. `memory` outlives the attachment.
-    void attach(const Rings& rings, const GuestMemory& memory);
+    void attach(Rings rings, const GuestMemory& memory);
 
     struct Bases {
         std::uint16_t receive = 0;
@@ -88,7 +91,6 @@ class Datapath {
     bool stage_frames(std::uint32_t count) noexcept;
     void learn_from(const rte_mbuf* frame) noexcept;
     void call(std::uint16_t ring) noexcept;
-    void retry_calls() noexcept;
     void report_broken() noexcept;
 
     const VmQueues queues_;
@@ -98,9 +100,7 @@ class Datapath {
     TransmitPath transmit_;
     Mempool rx_pool_;       // after receive_: freeing it takes every mbuf back from there
     rte_mempool* tx_pool_;  // the port's
-    int vid_ = -1;
-    // Calls the library could not send at once, by ring; a lost call would hang the driver.
-    std::array<bool, 2> call_pending_{};
+    std::array<UniqueFd, kRings> call_fds_;
     // Frames copied out of the guest that the TX queue had no room for yet.
     std::array<rte_mbuf*, kBurst> staged_{};
     std::uint16_t staged_first_ = 0;

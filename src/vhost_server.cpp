@@ -15,16 +15,14 @@
 namespace zecorx {
 namespace {
 
-// What librte_vhost offers less this is VERSION_1, ANY_LAYOUT, MRG_RXBUF, INDIRECT_DESC, CTRL_VQ,
-// CTRL_RX and the protocol features. Subtracted instead of set, because setting the features makes
-// the library wait for other virtqueues than a queue pair before it starts a device.
+// What librte_vhost offers less this is VERSION_1, ANY_LAYOUT, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX,
+// CTRL_VQ, CTRL_RX and the protocol features. Subtracted instead of set, because setting the
+// features makes the library wait for other virtqueues than a queue pair before it starts a device.
 constexpr std::uint64_t kNotOffered =
     kFeatureNetCsum | kFeatureNetGuestCsum | kFeatureNetGuestOffloads | kFeatureNetGso |
     kFeatureNetHostOffloads | kFeatureNetMtu |
     kFeatureNetGuestAnnounce |  // the frontend's RARP is what tells the address
-    kFeatureNetMq | kFeatureLogAll |
-    kFeatureEventIdx |  // the library decides from an index that this data path never moves
-    kFeatureAccessPlatform | kFeatureRingPacked | kFeatureInOrder;
+    kFeatureNetMq | kFeatureLogAll | kFeatureAccessPlatform | kFeatureRingPacked | kFeatureInOrder;
 
 // Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, STATUS 16.
 constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 16;

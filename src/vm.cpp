@@ -18,16 +18,16 @@ namespace {
 // librte_vhost hands out rings that run over their region's end: it looks at a ring's length after
 // it has noted the address, and not again when SET_VRING_NUM changes the size.
 bool inside(const SplitRingLayout& layout, const GuestMemory& memory) {
-    const std::uint64_t size = layout.size;  // without the event words, which nobody touches
     return memory.holds(layout.desc, desc_table_size(layout.size)) &&
-           memory.holds(layout.avail, kRingEntriesOffset + sizeof(std::uint16_t) * size) &&
-           memory.holds(layout.used, kRingEntriesOffset + sizeof(UsedElem) * size);
+           memory.holds(layout.avail, avail_ring_size(layout.size, layout.event_idx)) &&
+           memory.holds(layout.used, used_ring_size(layout.size, layout.event_idx));
 }
 
-SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, const char* name) {
-    const SplitRingLayout layout{reinterpret_cast<std::byte*>(vring.desc),
-                                 reinterpret_cast<std::byte*>(vring.avail),
-                                 reinterpret_cast<std::byte*>(vring.used), vring.size};
+SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, std::uint64_t features,
+                  const char* name) {
+    const SplitRingLayout layout{
+        reinterpret_cast<std::byte*>(vring.desc), reinterpret_cast<std::byte*>(vring.avail),
+        reinterpret_cast<std::byte*>(vring.used), vring.size, (features & kFeatureEventIdx) != 0};
     if (!layout.valid()) {
         throw std::runtime_error(fmt::format(
             "the frontend's {} of {} entries is unmapped, misaligned or no power of two", name,
@@ -40,6 +40,9 @@ SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, const
     }
     return SplitRing(layout);
 }
+
+// A descriptor of our own: the library closes its one whenever the frontend sends another.
+UniqueFd duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
 rte_vhost_vring vring_of(int vid, std::uint16_t ring) {
     rte_vhost_vring vring{};
@@ -209,18 +212,19 @@ void Vm::stop() noexcept {
 }
 
 Datapath::Rings Vm::read_rings() {
-    std::uint64_t features = 0;
-    rte_vhost_get_negotiated_features(vid_, &features);
+    const GuestMemory& memory = memory_->guest();
+    Datapath::Rings rings;
+    rte_vhost_get_negotiated_features(vid_, &rings.features);
     const std::array<rte_vhost_vring, kRings> vrings{vring_of(vid_, 0), vring_of(vid_, 1)};
+    rings.receive = ring_of(vrings[0], memory, rings.features, "receiveq");
+    rings.transmit = ring_of(vrings[1], memory, rings.features, "transmitq");
     for (std::size_t ring = 0; ring < kRings; ++ring) {
-        // Of our own: the library closes its descriptor whenever the frontend sends another.
-        kick_fds_[ring] = UniqueFd(::fcntl(vrings[ring].kickfd, F_DUPFD_CLOEXEC, 0));
+        kick_fds_[ring] = duplicate(vrings[ring].kickfd);
+        rings.call_fds[ring] = duplicate(vrings[ring].callfd);
         // A write to a full eventfd would block the worker, and with it every VM it serves.
         ::fcntl(vrings[ring].callfd, F_SETFL, O_RDWR | O_NONBLOCK);
     }
-    const GuestMemory& memory = memory_->guest();
-    return {ring_of(vrings[0], memory, "receiveq"), ring_of(vrings[1], memory, "transmitq"),
-            features, vid_};
+    return rings;
 }
 
 void Vm::steer(const MacAddress& mac) {

@@ -67,7 +67,7 @@ class Vm {
 
   private:
     struct Connection {
-        std::array<bool, 2> ready{};  // receiveq, transmitq
+        std::array<bool, Datapath::kRings> ready{};
         bool changing = false;
         bool memory = false;  // the library holds a memory table; it does not after refusing one
     };
@@ -83,7 +83,7 @@ class Vm {
     void unsteer();
     void count_kicks();
 
-    static constexpr std::size_t kRings = 2;  // receiveq, transmitq
+    static constexpr std::size_t kRings = Datapath::kRings;
     static constexpr int kNone = -1;
 
     const std::string name_;

@@ -84,7 +84,7 @@ class ReceivePath {
         gathered_.clear();
         error_ = RingError::kNone;
         broken_ = false;
-        ring_.suppress_kicks(true);
+        ring_.suppress_kicks();
     }
 
     // Ends serving: drops what is pending and gives every held head back to the avail ring.
@@ -146,7 +146,7 @@ class ReceivePath {
         return completed;
     }
 
-    bool call_wanted() const { return ring_.call_wanted(); }
+    bool call_wanted() { return ring_.call_wanted(); }
 
     std::uint32_t pending() const { return returned_ - complete_; }
     std::uint32_t owned_by_nic() const { return posted_ - returned_; }

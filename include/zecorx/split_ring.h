@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "zecorx/virtio.h"
 
@@ -23,6 +24,7 @@ struct SplitRingLayout {
     std::byte* avail = nullptr;
     std::byte* used = nullptr;
     std::uint32_t size = 0;  // descriptors, a power of two up to kMaxRingSize
+    bool event_idx = false;  // VIRTIO_F_EVENT_IDX: event words instead of flags (VIRTIO 2.7.7.1)
 
     // Whether a ring may be built on it (VIRTIO 2.7: alignments of 16, 2 and 4 bytes).
     bool valid() const {
@@ -55,7 +57,8 @@ class SplitRing {
           mask_(static_cast<std::uint16_t>(layout.size - 1)),
           used_index_(load_relaxed(layout.used + kRingIdxOffset)),
           next_avail_(used_index_),
-          avail_index_(used_index_) {}
+          avail_index_(used_index_),
+          considered_(used_index_) {}
 
     std::uint32_t size() const { return layout_.size; }
     const std::byte* desc_table() const { return layout_.desc; }
@@ -104,18 +107,30 @@ class SplitRing {
         __atomic_store_n(word(layout_.used + kRingIdxOffset), used_index_, __ATOMIC_RELEASE);
     }
 
-    // Whether the driver wants to be told of what was just published (VIRTIO 2.7.7).
-    bool call_wanted() const {
-        // Full fence: the store of used.idx must be visible before the flag is read. Pairs with
-        // the driver, which clears the flag, fences, then looks at used.idx once more.
+    // Whether the driver wants to be told of what was published since the last time this was asked
+    // (VIRTIO 2.7.7).
+    bool call_wanted() {
+        // Full fence: the store of used.idx must be visible before the driver's wish is read.
+        // Pairs with the driver, which states its wish, fences, then looks at used.idx once more.
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        return (load_relaxed(layout_.avail + kRingFlagsOffset) & kAvailNoInterrupt) == 0;
+        if (!layout_.event_idx) {
+            return (load_relaxed(layout_.avail + kRingFlagsOffset) & kAvailNoInterrupt) == 0;
+        }
+        const std::uint16_t event = load_relaxed(used_event());
+        const std::uint16_t before = std::exchange(considered_, used_index_);
+        // The index passed `event` (VIRTIO 2.7.7.2): distances wrap.
+        return static_cast<std::uint16_t>(used_index_ - event - 1) <
+               static_cast<std::uint16_t>(used_index_ - before);
     }
 
-    // Tells the driver whether kicks are wanted (VIRTIO 2.7.10). A hint: no ordering.
-    void suppress_kicks(bool suppress) {
-        __atomic_store_n(word(layout_.used + kRingFlagsOffset), suppress ? kUsedNoNotify : 0,
-                         __ATOMIC_RELAXED);
+    // Tells the driver not to kick: this device polls (VIRTIO 2.7.10). A hint, without ordering.
+    void suppress_kicks() {
+        if (layout_.event_idx) {
+            // The index just passed: the driver kicks once in 65536 chains.
+            store_relaxed(avail_event(), static_cast<std::uint16_t>(next_avail_ - 1));
+        } else {
+            store_relaxed(layout_.used + kRingFlagsOffset, kUsedNoNotify);
+        }
     }
 
     // Gives every held head back to the avail ring: they are acquired again, in the same order.
@@ -129,6 +144,16 @@ class SplitRing {
     static std::uint16_t load_relaxed(const std::byte* at) {
         return __atomic_load_n(word(at), __ATOMIC_RELAXED);
     }
+    static void store_relaxed(std::byte* at, std::uint16_t value) {
+        __atomic_store_n(word(at), value, __ATOMIC_RELAXED);
+    }
+    // The event words lie behind the last entry of the other side's ring.
+    const std::byte* used_event() const {
+        return layout_.avail + kRingEntriesOffset + sizeof(std::uint16_t) * layout_.size;
+    }
+    std::byte* avail_event() const {
+        return layout_.used + kRingEntriesOffset + sizeof(UsedElem) * layout_.size;
+    }
     static std::uint16_t load_acquire(const std::byte* at) {
         return __atomic_load_n(word(at), __ATOMIC_ACQUIRE);
     }
@@ -138,6 +163,7 @@ class SplitRing {
     std::uint16_t used_index_ = 0;   // next used entry to write; driver has seen up to publish()
     std::uint16_t next_avail_ = 0;   // next avail entry to acquire
     std::uint16_t avail_index_ = 0;  // the driver's index at the last refresh()
+    std::uint16_t considered_ = 0;   // used_index_ when call_wanted() was last asked
 };
 
 }  // namespace zecorx

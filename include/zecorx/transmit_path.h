@@ -31,7 +31,7 @@ class TransmitPath {
         header_size_ = net_header_size(features);
         error_ = RingError::kNone;
         broken_ = false;
-        ring_.suppress_kicks(true);
+        ring_.suppress_kicks();
     }
 
     // Returns the used index, where the next attachment resumes (vring base).
@@ -69,7 +69,7 @@ class TransmitPath {
 
     // One step of used.idx for every chain of the burst.
     void publish() { ring_.publish(); }
-    bool call_wanted() const { return ring_.call_wanted(); }
+    bool call_wanted() { return ring_.call_wanted(); }
 
     bool attached() const { return memory_ != nullptr; }
     bool broken() const { return broken_; }

@@ -64,10 +64,14 @@ inline constexpr std::size_t kRingFlagsOffset = 0;
 inline constexpr std::size_t kRingIdxOffset = 2;
 inline constexpr std::size_t kRingEntriesOffset = 4;
 
-// Sizes in bytes, trailing event word included (VIRTIO 2.7, table of alignment and size).
+// Sizes in bytes (VIRTIO 2.7, table of alignment and size), with or without the event word.
 constexpr std::size_t desc_table_size(std::uint32_t ring_size) { return 16UL * ring_size; }
-constexpr std::size_t avail_ring_size(std::uint32_t ring_size) { return 6 + 2UL * ring_size; }
-constexpr std::size_t used_ring_size(std::uint32_t ring_size) { return 6 + 8UL * ring_size; }
+constexpr std::size_t avail_ring_size(std::uint32_t ring_size, bool event_idx = true) {
+    return kRingEntriesOffset + 2UL * ring_size + (event_idx ? 2 : 0);
+}
+constexpr std::size_t used_ring_size(std::uint32_t ring_size, bool event_idx = true) {
+    return kRingEntriesOffset + 8UL * ring_size + (event_idx ? 2 : 0);
+}
 
 // struct virtio_net_hdr (VIRTIO 5.1.6). num_buffers is present with VERSION_1 or MRG_RXBUF.
 struct NetHeader {

@@ -200,10 +200,13 @@ TEST_CASE("every layout a guest posts receives through the NIC with its neighbou
     }
 }
 
-TEST_CASE("the driver is called for frames it waits for") {
+TEST_CASE("the driver is called for every frame it waits for, with and without EVENT_IDX") {
     TestHost& host = TestHost::instance();
+    const std::uint64_t event_idx = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureEventIdx});
     FakeMemory memory(16_MiB);
-    FakeGuest guest = host.connect(0, memory);
+    FakeGuest guest = host.connect(
+        0, memory, {}, {.features = kFeatureVersion1 | kFeatureVhostUserProtocol | event_idx});
+    CHECK((guest.frontend.features() & kFeatureEventIdx) == event_idx);
     guest.net.refill();
     guest.net.receive();
     guest.net.receiveq().drain_calls();

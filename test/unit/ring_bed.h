@@ -36,12 +36,14 @@ class DeviceView {
         return {pages_.at(iova >> kShift) + offset, kPage - offset};
     }
 
-    SplitRing ring(const SplitQueueDriver& queue, const FakeMemory& memory) const {
-        return SplitRing(layout(queue, memory));
+    SplitRing ring(const SplitQueueDriver& queue, const FakeMemory& memory,
+                   bool event_idx = false) const {
+        return SplitRing(layout(queue, memory, event_idx));
     }
-    static SplitRingLayout layout(const SplitQueueDriver& queue, const FakeMemory& memory) {
+    static SplitRingLayout layout(const SplitQueueDriver& queue, const FakeMemory& memory,
+                                  bool event_idx = false) {
         return {memory.at(queue.desc_table(), 16), memory.at(queue.avail_ring(), 4),
-                memory.at(queue.used_ring(), 4), queue.size()};
+                memory.at(queue.used_ring(), 4), queue.size(), event_idx};
     }
 
   private:

@@ -1,6 +1,7 @@
 #include "zecorx/split_ring.h"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include "ring_bed.h"
 
@@ -71,10 +72,60 @@ TEST_CASE("calls follow the driver's NO_INTERRUPT flag, kicks follow ours") {
     CHECK(ring.call_wanted());
     queue.want_calls(false);
     CHECK_FALSE(ring.call_wanted());
-    ring.suppress_kicks(true);
+    ring.suppress_kicks();
     CHECK((queue.used_flags() & kUsedNoNotify) != 0);
-    ring.suppress_kicks(false);
-    CHECK((queue.used_flags() & kUsedNoNotify) == 0);
+}
+
+TEST_CASE("with EVENT_IDX a call is wanted exactly when the used index passes the event") {
+    const std::uint16_t start = GENERATE(std::uint16_t{0}, std::uint16_t{65530});
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 64, start);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory, true);
+    auto* used_event = memory.as<std::uint16_t>(queue.avail_ring() + kRingEntriesOffset + 2 * 64);
+    const Piece piece{memory.allocate(64), 64, true};
+    const auto complete = [&](int count) {
+        for (int i = 0; i < count; ++i) queue.add({&piece, 1});
+        queue.publish();
+        REQUIRE(ring.refresh());
+        for (int i = 0; i < count; ++i) ring.complete(ring.acquire(), 1);
+        ring.publish();
+        queue.reap();
+    };
+
+    *used_event = static_cast<std::uint16_t>(start + 5);
+    complete(5);
+    CHECK_FALSE(ring.call_wanted());
+    complete(1);
+    CHECK(ring.call_wanted());
+    complete(10);
+    CHECK_FALSE(ring.call_wanted());
+    // A burst that passes the event in its middle.
+    *used_event = static_cast<std::uint16_t>(start + 20);
+    complete(10);
+    CHECK(ring.call_wanted());
+    CHECK_FALSE(ring.call_wanted());
+}
+
+TEST_CASE("with EVENT_IDX a driver is asked for one kick in a whole turn of the index") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 64);
+    queue.use_event_idx();
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory, true);
+    ring.suppress_kicks();
+    const Piece piece{memory.allocate(64), 64, true};
+    for (int i = 0; i < 2 * 65536; ++i) {
+        queue.add({&piece, 1});
+        queue.publish();
+        queue.kick();
+        REQUIRE(ring.refresh());
+        ring.complete(ring.acquire(), 1);
+        ring.publish();
+        queue.reap();
+    }
+    CHECK(queue.kicks_sent() <= 2);
+    CHECK(queue.violations().count() == 0);
 }
 
 TEST_CASE("rings of odd size or alignment are refused") {
