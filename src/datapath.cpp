@@ -10,8 +10,8 @@
 namespace zecorx {
 namespace {
 
-constexpr std::uint16_t kReceiveq = 0;  // virtqueue numbers, VIRTIO 5.1.2
-constexpr std::uint16_t kTransmitq = 1;
+constexpr std::uint32_t kReceiveq = 0;  // virtqueue numbers, VIRTIO 5.1.2
+constexpr std::uint32_t kTransmitq = 1;
 
 // Frames kept for a driver that posts nothing; beyond it the newest are dropped.
 constexpr std::uint32_t kPendingCap = 256;
@@ -47,7 +47,12 @@ void Datapath::attach(Rings rings, const GuestMemory& memory) {
     broken_.store(false, std::memory_order_relaxed);
     // What the last session completed may never have been announced: the driver waits for a call
     // that a spurious one replaces.
-    for (std::uint16_t ring = 0; ring < kRings; ++ring) call(ring);
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) call(ring);
+}
+
+void Datapath::replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept {
+    call_fds_[ring] = std::move(fd);
+    call(ring);
 }
 
 Datapath::Bases Datapath::detach() noexcept {
@@ -146,7 +151,7 @@ std::optional<MacAddress> Datapath::learned() const {
 
 // On a descriptor of our own: the library's call helper takes a lock that its message handler holds
 // while it waits for this worker, and decides from a used index that this data path never moves.
-void Datapath::call(std::uint16_t ring) noexcept {
+void Datapath::call(std::uint32_t ring) noexcept {
     const std::uint64_t one = 1;
     // A full eventfd (EAGAIN) is readable, so the driver hears of this one too.
     [[maybe_unused]] const ssize_t written = ::write(call_fds_[ring].get(), &one, sizeof one);

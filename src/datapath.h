@@ -43,6 +43,9 @@ class Datapath {
     // Begins serving a session. `memory` outlives the attachment.
     void attach(Rings rings, const GuestMemory& memory);
 
+    // Replaces the eventfd of a ring's calls, and calls once, since the driver may have missed one.
+    void replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept;
+
     struct Bases {
         std::uint16_t receive = 0;
         std::uint16_t transmit = 0;
@@ -90,7 +93,7 @@ class Datapath {
     bool send_staged() noexcept;
     bool stage_frames(std::uint32_t count) noexcept;
     void learn_from(const rte_mbuf* frame) noexcept;
-    void call(std::uint16_t ring) noexcept;
+    void call(std::uint32_t ring) noexcept;
     void report_broken() noexcept;
 
     const VmQueues queues_;

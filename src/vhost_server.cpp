@@ -33,6 +33,7 @@ enum Message : int {
     kSetVringNum = 8,
     kSetVringAddr = 9,
     kSetVringBase = 10,
+    kSetVringCall = 13,
     kSetVringEnable = 18,
     kSendRarp = 19,
 };
@@ -117,9 +118,17 @@ int before_vring_enable(int vid, const VringState& state) noexcept {
     return with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, state.index, false); });
 }
 
+// Bits 0-7 of the payload of a message that carries a vring's descriptor.
+std::uint32_t ring_of(const void* message) {
+    return static_cast<std::uint32_t>(payload_of<std::uint64_t>(message) & 0xff);
+}
+
 int before(int vid, const void* message) noexcept {
     const int request = request_of(message);
+    with_vm(vid, [&](Vm& vm) { vm.message_begins(vid); });
     switch (request) {
+        case kSetVringCall:
+            return with_vm(vid, [&](Vm& vm) { vm.before_call_change(vid, ring_of(message)); });
         case kSetMemTable:
         case kSetVringNum:
         case kSetVringAddr:
@@ -144,6 +153,9 @@ rte_vhost_msg_result before_message(int vid, void* message) noexcept {
 rte_vhost_msg_result after_message(int vid, void* message) noexcept {
     const int request = request_of(message);
     switch (request) {
+        case kSetVringCall:
+            with_vm(vid, [&](Vm& vm) { vm.after_call_change(vid, ring_of(message)); });
+            break;
         case kSetMemTable:
         case kSetVringNum:
         case kSetVringAddr:

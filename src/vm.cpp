@@ -44,6 +44,12 @@ SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, std::
 // A descriptor of our own: the library closes its one whenever the frontend sends another.
 UniqueFd duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
+UniqueFd call_fd_of(const rte_vhost_vring& vring) {
+    // A write to a full eventfd would block the worker, and with it every VM it serves.
+    ::fcntl(vring.callfd, F_SETFL, O_RDWR | O_NONBLOCK);
+    return duplicate(vring.callfd);
+}
+
 rte_vhost_vring vring_of(int vid, std::uint16_t ring) {
     rte_vhost_vring vring{};
     if (rte_vhost_get_vhost_vring(vid, ring, &vring) != 0) {
@@ -105,9 +111,11 @@ void Vm::end_session() {
 
 void Vm::ring_ready(int vid, std::uint32_t ring, bool ready) {
     if (ring >= kRings) return;
-    connections_[vid].ready[ring] = ready;
+    Connection& connection = connections_[vid];
+    if (connection.changing_call == ring) return;
+    const bool was_ready = std::exchange(connection.ready[ring], ready);
     if (vid != vid_) return;
-    failed_ = false;
+    if (ready && !was_ready) failed_ = false;  // set up anew
     reconcile();
 }
 
@@ -125,6 +133,23 @@ void Vm::after_change(int vid, bool memory) {
     connection.changing = false;
     if (memory) connection.memory = true;
     if (vid == vid_) reconcile();
+}
+
+void Vm::message_begins(int vid) { connections_[vid].changing_call.reset(); }
+
+void Vm::before_call_change(int vid, std::uint32_t ring) {
+    // Only of a ring that is ready: for any other this message may be what makes it so.
+    Connection& connection = connections_[vid];
+    if (ring < kRings && connection.ready[ring]) connection.changing_call = ring;
+}
+
+void Vm::after_call_change(int vid, std::uint32_t ring) {
+    if (!std::exchange(connections_[vid].changing_call, std::nullopt)) return;
+    if (vid != vid_ || !running_) return;
+    UniqueFd fd = call_fd_of(vring_of(vid, static_cast<std::uint16_t>(ring)));
+    worker_.remove(datapath_);
+    datapath_.replace_call_fd(ring, std::move(fd));
+    worker_.add(datapath_);
 }
 
 void Vm::address_announced(int vid, const MacAddress& mac) {
@@ -220,9 +245,7 @@ Datapath::Rings Vm::read_rings() {
     rings.transmit = ring_of(vrings[1], memory, rings.features, "transmitq");
     for (std::size_t ring = 0; ring < kRings; ++ring) {
         kick_fds_[ring] = duplicate(vrings[ring].kickfd);
-        rings.call_fds[ring] = duplicate(vrings[ring].callfd);
-        // A write to a full eventfd would block the worker, and with it every VM it serves.
-        ::fcntl(vrings[ring].callfd, F_SETFL, O_RDWR | O_NONBLOCK);
+        rings.call_fds[ring] = call_fd_of(vrings[ring]);
     }
     return rings;
 }

@@ -46,10 +46,18 @@ class Vm {
     // Around a message that changes memory or rings under a running session.
     void before_change(int vid, bool memory);
     void after_change(int vid, bool memory);
+    // Around a message that replaces the descriptor of a ring's calls, as QEMU sends whenever the
+    // guest masks an interrupt: the library reports the ring unready in between, but the NIC may
+    // go on.
+    void before_call_change(int vid, std::uint32_t ring);
+    void after_call_change(int vid, std::uint32_t ring);
     void address_announced(int vid, const MacAddress& mac);
 
     // Ends the session for good, at the end of the daemon.
     void shut_down();
+
+    // Any message begins: what a refused one before it left open is closed.
+    void message_begins(int vid);
 
     // Called now and then, and soon after the datapath asks for it.
     void tick();
@@ -69,6 +77,7 @@ class Vm {
     struct Connection {
         std::array<bool, Datapath::kRings> ready{};
         bool changing = false;
+        std::optional<std::uint32_t> changing_call;  // the ring, while its descriptor is replaced
         bool memory = false;  // the library holds a memory table; it does not after refusing one
     };
 

@@ -135,14 +135,9 @@ class ReceivePath {
     std::uint32_t complete() {
         bind();
         std::uint32_t completed = complete_bound();
-        while (!gathered_.empty() && pending() > 0) [[unlikely]] {
-                if (!complete_gathered()) break;
-                bind();
-                completed += 1 + complete_bound();
-            }
+        if (!gathered_.empty()) completed += complete_over_short_chains();
         if (completed > 0) ring_.publish();
-        if (pending() > limits_.pending_cap) [[unlikely]]
-            drop_newest(pending() - limits_.pending_cap);
+        if (pending() > limits_.pending_cap) drop_newest(pending() - limits_.pending_cap);
         return completed;
     }
 
@@ -333,6 +328,15 @@ class ReceivePath {
         Scatter out{to};
         out.put({header, header_size_});
         out.put({Buffers::host_data(done.buffer), done.length});
+    }
+
+    std::uint32_t complete_over_short_chains() {
+        std::uint32_t completed = 0;
+        while (!gathered_.empty() && pending() > 0 && complete_gathered()) {
+            bind();
+            completed += 1 + complete_bound();
+        }
+        return completed;
     }
 
     // The frame at the front goes to short chains, as many as it takes. False: the driver has not

@@ -154,6 +154,33 @@ TEST_CASE("a disabled ring receives nothing and goes on when it is enabled again
     host.require_stopped(0);
 }
 
+TEST_CASE("a replaced call descriptor is used from then on and disturbs no traffic") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
+    const std::uint64_t stopped = dropped(host.status(0), DropReason::kStopped);
+    std::uint32_t seq = 0;
+    for (int change = 0; change < 5; ++change) {
+        const EventFd call;
+        REQUIRE(guest.frontend.set_vring_call(0, call.get()));
+        CHECK(host.status(0).running);
+        CHECK(call.wait(std::chrono::seconds(10)));  // one may have been missed meanwhile
+        host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
+        CHECK(call.wait(std::chrono::seconds(10)));
+        const auto frames = host.receive(guest, 1);
+        REQUIRE(frames.size() == 1);
+        CHECK(check_frame(frames[0].bytes) == seq++);
+    }
+    // A descriptor that says "no calls" leaves polling drivers served.
+    REQUIRE(guest.frontend.set_vring_call(0, std::nullopt));
+    host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
+    CHECK(host.receive(guest, 1).size() == 1);
+    CHECK(dropped(host.status(0), DropReason::kStopped) == stopped);
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
 TEST_CASE("a broken ring stops its own VM, and the next session runs again") {
     TestHost& host = TestHost::instance();
     FakeMemory memory0(8_MiB), memory1(8_MiB);
