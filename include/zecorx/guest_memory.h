@@ -5,6 +5,7 @@
 // at any time, so read once into a local, check, then use.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -58,12 +59,11 @@ class GuestMemory {
 
     // Whether one region holds all of [hva, hva + size).
     bool holds(const std::byte* hva, std::uint64_t size) const {
-        for (const MemoryRegion& region : regions()) {
+        return std::ranges::any_of(regions(), [&](const MemoryRegion& region) {
             const std::uint64_t offset = reinterpret_cast<std::uintptr_t>(hva) -
                                          reinterpret_cast<std::uintptr_t>(region.hva);
-            if (offset < region.size && region.size - offset >= size) return true;
-        }
-        return false;
+            return offset < region.size && region.size - offset >= size;
+        });
     }
 
     static constexpr std::uint64_t kNoIova = ~0ULL;
