@@ -33,14 +33,6 @@ std::chrono::seconds stats_interval(const Options& options) {
     return options.stats_interval.value_or(std::chrono::seconds(on_terminal() ? 1 : 0));
 }
 
-sigset_t ending_signals() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    return signals;
-}
-
 // Waits for a signal to end, at most `timeout`. 0: none came.
 int wait_for_signal(std::chrono::nanoseconds timeout) {
     const sigset_t signals = ending_signals();
@@ -61,6 +53,14 @@ std::uint64_t missed(const rte_eth_stats& stats) {
 }
 
 }  // namespace
+
+sigset_t ending_signals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    return signals;
+}
 
 Daemon::Daemon(const Options& options) : options_(options) {
     check_permission();

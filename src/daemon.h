@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -18,13 +19,16 @@
 
 namespace zecorx {
 
+// What ends the daemon: SIGINT and SIGTERM.
+sigset_t ending_signals();
+
 class Daemon {
   public:
     // Everything up to listening sockets. Throws std::runtime_error with the remedy, leaving
     // nothing behind.
     explicit Daemon(const Options& options);
 
-    // Serves until SIGINT or SIGTERM. REQUIRES: both are blocked in every thread.
+    // Serves until one of ending_signals(). REQUIRES: they are blocked in every thread.
     void run();
 
   private:

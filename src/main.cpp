@@ -17,10 +17,7 @@ constexpr int kUsageError = 2;
 
 // Threads inherit the mask, so this comes before any thread: only run() takes these signals.
 void block_signals() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
+    const sigset_t signals = zecorx::ending_signals();
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     std::signal(SIGPIPE, SIG_IGN);  // a frontend or a reader of statistics may go away
 }

@@ -111,60 +111,60 @@ Payload payload_of(const void* message) {
     return payload;
 }
 
-int before_vring_enable(int vid, const VringState& state) noexcept {
-    // The library acknowledges a disabled ring before it tells us, but an acknowledged ring must
-    // be silent already.
-    if (state.value != 0) return 0;
-    return with_vm(vid, [&](Vm& vm) { vm.ring_ready(vid, state.index, false); });
-}
-
 // Bits 0-7 of the payload of a message that carries a vring's descriptor.
 std::uint32_t ring_of(const void* message) {
     return static_cast<std::uint32_t>(payload_of<std::uint64_t>(message) & 0xff);
 }
 
-int before(int vid, const void* message) noexcept {
+void before(Vm& vm, int vid, const void* message) {
+    vm.message_begins(vid);
     const int request = request_of(message);
-    with_vm(vid, [&](Vm& vm) { vm.message_begins(vid); });
     switch (request) {
         case kSetVringCall:
-            return with_vm(vid, [&](Vm& vm) { vm.before_call_change(vid, ring_of(message)); });
+            return vm.before_call_change(vid, ring_of(message));
         case kSetMemTable:
         case kSetVringNum:
         case kSetVringAddr:
         case kSetVringBase:
-            return with_vm(vid, [&](Vm& vm) { vm.before_change(vid, request == kSetMemTable); });
-        case kSetVringEnable:
-            return before_vring_enable(vid, payload_of<VringState>(message));
+            return vm.before_change(vid, request == kSetMemTable);
+        case kSetVringEnable: {
+            // The library acknowledges a disabled ring before it tells us, but an acknowledged
+            // ring must be silent already.
+            const auto state = payload_of<VringState>(message);
+            if (state.value == 0) vm.ring_ready(vid, state.index, false);
+            return;
+        }
         case kSendRarp:
-            return with_vm(
-                vid, [&](Vm& vm) { vm.address_announced(vid, payload_of<MacAddress>(message)); });
+            return vm.address_announced(vid, payload_of<MacAddress>(message));
         default:
-            return 0;
+            return;
+    }
+}
+
+void after(Vm& vm, int vid, const void* message) {
+    const int request = request_of(message);
+    switch (request) {
+        case kSetVringCall:
+            return vm.after_call_change(vid, ring_of(message));
+        case kSetMemTable:
+        case kSetVringNum:
+        case kSetVringAddr:
+        case kSetVringBase:
+            return vm.after_change(vid, request == kSetMemTable);
+        default:
+            return;
     }
 }
 
 // A message for which we could not get out of the way is refused: the library must not go on to
 // unmap what the NIC may still write to.
 rte_vhost_msg_result before_message(int vid, void* message) noexcept {
-    return before(vid, message) == 0 ? RTE_VHOST_MSG_RESULT_NOT_HANDLED : RTE_VHOST_MSG_RESULT_ERR;
+    const int result = with_vm(vid, [&](Vm& vm) { before(vm, vid, message); });
+    return result == 0 ? RTE_VHOST_MSG_RESULT_NOT_HANDLED : RTE_VHOST_MSG_RESULT_ERR;
 }
 
 rte_vhost_msg_result after_message(int vid, void* message) noexcept {
-    const int request = request_of(message);
-    switch (request) {
-        case kSetVringCall:
-            with_vm(vid, [&](Vm& vm) { vm.after_call_change(vid, ring_of(message)); });
-            break;
-        case kSetMemTable:
-        case kSetVringNum:
-        case kSetVringAddr:
-        case kSetVringBase:
-            with_vm(vid, [&](Vm& vm) { vm.after_change(vid, request == kSetMemTable); });
-            break;
-        default:
-            break;
-    }
+    with_vm(vid, [&](Vm& vm) { after(vm, vid, message); });
     return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 }
 

@@ -65,6 +65,10 @@ constexpr const char* describe(RingError error) {
 
 enum class Direction : std::uint8_t { kDeviceReadable, kDeviceWritable };
 
+constexpr std::uint32_t saturating_sum(std::uint32_t a, std::uint32_t b) {
+    return b < UINT32_MAX - a ? a + b : UINT32_MAX;
+}
+
 // The pieces of one chain, as many as the caller's storage holds.
 class Chain {
   public:
@@ -142,8 +146,7 @@ class Chain {
         }
         pieces_[count_++] = piece;
         // Saturates: a chain of many 4 GiB descriptors must not look small.
-        const std::uint32_t room = UINT32_MAX - capacity_;
-        capacity_ += piece.length < room ? piece.length : room;
+        capacity_ = saturating_sum(capacity_, piece.length);
     }
 
     std::array<Piece, kMaxPieces> pieces_;

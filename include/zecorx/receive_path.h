@@ -295,12 +295,14 @@ class ReceivePath {
         } else {
             written = copy_to_chain(done, pieces(cursor, done.piece_count));
         }
-        if (written > 0) {
-            counters_.rx_packets.add(1);
-            counters_.rx_bytes.add(done.length);
-        }
+        if (written > 0) count_received(done);
         ring_.complete(done.head, written);
         idle_.push_back(done.buffer);
+    }
+
+    void count_received(const Slot& done) {
+        counters_.rx_packets.add(1);
+        counters_.rx_bytes.add(done.length);
     }
 
     std::uint32_t finish_guest(const Slot& done) {
@@ -354,8 +356,7 @@ class ReceivePath {
         if (fits) {
             scatter(done, gathered_.pieces(), gathered_.count());
             counters_.copy(CopyReason::kSmall);
-            counters_.rx_packets.add(1);
-            counters_.rx_bytes.add(done.length);
+            count_received(done);
         } else {
             counters_.drop(DropReason::kTooBig);
         }
@@ -388,8 +389,7 @@ class ReceivePath {
             chains_[count_++] = {head, chain.capacity()};
             std::ranges::copy(chain.pieces(), &pieces_[piece_count_]);
             piece_count_ += chain.pieces().size();
-            const std::uint32_t room = UINT32_MAX - capacity_;  // saturates, as Chain does
-            capacity_ += std::min(chain.capacity(), room);
+            capacity_ = saturating_sum(capacity_, chain.capacity());
         }
 
         // Puts every head on the used ring, with its share of `written` bytes.

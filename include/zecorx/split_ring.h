@@ -149,11 +149,9 @@ class SplitRing {
     }
     // The event words lie behind the last entry of the other side's ring.
     const std::byte* used_event() const {
-        return layout_.avail + kRingEntriesOffset + sizeof(std::uint16_t) * layout_.size;
+        return layout_.avail + avail_ring_size(layout_.size, false);
     }
-    std::byte* avail_event() const {
-        return layout_.used + kRingEntriesOffset + sizeof(UsedElem) * layout_.size;
-    }
+    std::byte* avail_event() const { return layout_.used + used_ring_size(layout_.size, false); }
     static std::uint16_t load_acquire(const std::byte* at) {
         return __atomic_load_n(word(at), __ATOMIC_ACQUIRE);
     }

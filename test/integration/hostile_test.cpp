@@ -72,8 +72,7 @@ void require_served(TestHost& host) {
     FakeMemory memory(8_MiB);
     FakeGuest guest = host.connect(0, memory);
     guest.net.refill();
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 1}));
-    CHECK(host.receive(guest, 1).size() == 1);
+    host.require_delivered(0, guest, 1);
     guest.stop_device();
     host.require_stopped(0);
 }
@@ -205,10 +204,8 @@ TEST_CASE("a call descriptor that is full does not hold up the neighbours") {
     const std::uint64_t full = ~0ULL - 1;
     REQUIRE(::write(call.get(), &full, sizeof full) == sizeof full);
 
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 1}));
-    CHECK(host.receive(guest, 1).size() == 1);
-    host.arrive(make_frame({.dst = host.mac(1), .seq = 2}));
-    CHECK(host.receive(neighbour, 1).size() == 1);
+    host.require_delivered(0, guest, 1);
+    host.require_delivered(1, neighbour, 2);
 
     guest.stop_device();
     neighbour.stop_device();

@@ -89,10 +89,7 @@ TEST_CASE("a restarted session continues at the used index, without losing or re
         REQUIRE(host.eventually([&] { return host.status(0).running; }));
     }
     guest.net.receive();
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 77}));
-    const auto frames = host.receive(guest, 1);
-    REQUIRE(frames.size() == 1);
-    CHECK(check_frame(frames[0].bytes) == 77u);
+    host.require_delivered(0, guest, 77);
     CHECK(guest.net.violations() == std::vector<std::string>{});
     CHECK(guest.net.receiveq().order_violations() == 0);
     guest.stop_device();
@@ -119,10 +116,7 @@ TEST_CASE("a memory table change under traffic moves the NIC to the new mappings
         REQUIRE(host.eventually([&] { return host.status(0).running; }));
     }
     guest.net.receive();
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 5}));
-    const auto frames = host.receive(guest, 1);
-    REQUIRE(frames.size() == 1);
-    CHECK(check_frame(frames[0].bytes) == 5u);
+    host.require_delivered(0, guest, 5);
     CHECK(host.nic().counters().dma_faults == 0);
     CHECK(guest.net.violations() == std::vector<std::string>{});
     guest.stop_device();
@@ -145,10 +139,7 @@ TEST_CASE("a disabled ring receives nothing and goes on when it is enabled again
         CHECK(guest.net.receiveq().used_idx() == used);
         REQUIRE(guest.frontend.set_vring_enable(0, true));
         REQUIRE(host.eventually([&] { return host.status(0).running; }));
-        host.arrive(make_frame({.dst = host.mac(0), .seq = round}));
-        const auto frames = host.receive(guest, 1);
-        REQUIRE(frames.size() == 1);
-        CHECK(check_frame(frames[0].bytes) == round);
+        host.require_delivered(0, guest, round);
     }
     guest.stop_device();
     host.require_stopped(0);
@@ -174,8 +165,7 @@ TEST_CASE("a replaced call descriptor is used from then on and disturbs no traff
     }
     // A descriptor that says "no calls" leaves polling drivers served.
     REQUIRE(guest.frontend.set_vring_call(0, std::nullopt));
-    host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
-    CHECK(host.receive(guest, 1).size() == 1);
+    host.require_delivered(0, guest, seq);
     CHECK(dropped(host.status(0), DropReason::kStopped) == stopped);
     guest.stop_device();
     host.require_stopped(0);
@@ -196,16 +186,14 @@ TEST_CASE("a broken ring stops its own VM, and the next session runs again") {
 
     REQUIRE(host.eventually([&] { return !host.status(0).running; }));
     CHECK(host.status(0).counters->broken_rings.get() == before + 1);
-    host.arrive(make_frame({.dst = host.mac(1), .seq = 9}));
-    CHECK(host.receive(neighbour, 1).size() == 1);
+    host.require_delivered(1, neighbour, 9);
     broken.frontend.disconnect();
     host.require_stopped(0);
 
     FakeMemory memory(8_MiB);
     FakeGuest guest = host.connect(0, memory);
     guest.net.refill();
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 10}));
-    CHECK(host.receive(guest, 1).size() == 1);
+    host.require_delivered(0, guest, 10);
     guest.stop_device();
     neighbour.stop_device();
     host.require_stopped(0);
@@ -221,8 +209,7 @@ TEST_CASE("a second connection disturbs nobody until its session starts, then it
     Frontend idle = Frontend::connect(host.socket(0));
     idle.negotiate();
     REQUIRE(idle.set_mem_table(memory2.regions()));
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 3}));
-    CHECK(host.receive(guest, 1).size() == 1);
+    host.require_delivered(0, guest, 3);
     idle.disconnect();
 
     FakeGuest successor = host.connect(0, memory2);
@@ -250,10 +237,7 @@ TEST_CASE("in client mode the daemon connects to every frontend that comes") {
             connect_device(Frontend::accept(listener, std::chrono::seconds(10)), memory);
         guest.net.refill();
         REQUIRE(host.eventually([&] { return host.status(kVm).running; }));
-        host.arrive(make_frame({.dst = host.mac(kVm), .seq = cycle}));
-        const auto frames = host.receive(guest, 1);
-        REQUIRE(frames.size() == 1);
-        CHECK(check_frame(frames[0].bytes) == cycle);
+        host.require_delivered(kVm, guest, cycle);
         guest.frontend.disconnect();
         host.require_stopped(kVm);
     }

@@ -15,12 +15,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-std::filesystem::path make_directory() {
-    std::string name = "/tmp/zecorx-integration-XXXXXX";
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
-    return name;
-}
-
 soft82599::Config nic_config() {
     soft82599::Config config;
     config.ports.emplace_back();
@@ -42,7 +36,7 @@ TestHost& TestHost::instance() {
     return host;
 }
 
-TestHost::TestHost() : directory_(make_directory()) {
+TestHost::TestHost() {
     set_up_log("warning");
     machine_ = std::make_unique<soft82599::Machine>(nic_config());
     nic().guard_buffers_at_stop(true);
@@ -57,26 +51,15 @@ TestHost::TestHost() : directory_(make_directory()) {
     }
     port_->start();
     for (std::size_t i = 0; i < kVms; ++i) {
-        sockets_.push_back(
-            std::make_unique<VhostSocket>((directory_ / ("net_vhost" + std::to_string(i))).string(),
-                                          i == kClientVm, *vms_[i], mutex_));
+        sockets_.push_back(std::make_unique<VhostSocket>(
+            (directory_.path() / ("net_vhost" + std::to_string(i))).string(), i == kClientVm,
+            *vms_[i], mutex_));
     }
-}
-
-TestHost::~TestHost() {
-    sockets_.clear();
-    std::error_code ignored;
-    std::filesystem::remove_all(directory_, ignored);
 }
 
 Vm::Status TestHost::status(std::size_t vm) {
     const std::lock_guard lock(mutex_);
     return vms_.at(vm)->status();
-}
-
-rte_eth_stats TestHost::port_stats() {
-    const std::lock_guard lock(mutex_);
-    return port_->stats();
 }
 
 void TestHost::pump() {
@@ -116,6 +99,13 @@ FakeGuest TestHost::connect(std::size_t vm, FakeMemory& memory, NetDriverOptions
     FakeGuest guest = connect_device(socket(vm), memory, std::move(options), wanted);
     REQUIRE(eventually([&] { return status(vm).running; }));
     return guest;
+}
+
+void TestHost::require_delivered(std::size_t vm, FakeGuest& guest, std::uint32_t seq) {
+    arrive(make_frame({.dst = mac(vm), .seq = seq}));
+    const auto frames = receive(guest, 1);
+    REQUIRE(frames.size() == 1);
+    CHECK(check_frame(frames[0].bytes) == seq);
 }
 
 void TestHost::require_stopped(std::size_t vm) {

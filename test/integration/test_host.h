@@ -7,7 +7,6 @@
 
 #include <array>
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -18,6 +17,7 @@
 #include "guest/frames.h"
 #include "port.h"
 #include "soft82599/machine.h"
+#include "support/temp_dir.h"
 #include "vhost_server.h"
 #include "vm.h"
 #include "worker.h"
@@ -38,7 +38,6 @@ class TestHost {
     }
     soft82599::Port& nic() { return machine_->port(0); }
     Vm::Status status(std::size_t vm);
-    rte_eth_stats port_stats();
 
     // One frame on the wire, delivered to the queues before the call returns.
     soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
@@ -56,15 +55,15 @@ class TestHost {
     // Connects a guest and waits until its queues run.
     FakeGuest connect(std::size_t vm, FakeMemory& memory, NetDriverOptions options = {},
                       const Negotiation& wanted = {});
+    // One frame to the VM's address arrives at its guest, and nothing else does.
+    void require_delivered(std::size_t vm, FakeGuest& guest, std::uint32_t seq);
     // Waits until the VM's queues are stopped and checks that everything came back.
     void require_stopped(std::size_t vm);
-
-    ~TestHost();
 
   private:
     TestHost();
 
-    std::filesystem::path directory_;
+    TempDir directory_;
     ControlMutex mutex_;
     std::unique_ptr<soft82599::Machine> machine_;
     std::unique_ptr<Eal> eal_;

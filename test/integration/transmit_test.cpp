@@ -100,8 +100,7 @@ TEST_CASE("an address of a neighbour or of the host is not given away") {
     REQUIRE(host.eventually([&] { return !host.sent().empty(); }));
 
     CHECK_FALSE(host.status(kVm).mac.has_value());
-    host.arrive(make_frame({.dst = host.mac(0), .seq = 2}));
-    CHECK(host.receive(owner, 1).size() == 1);
+    host.require_delivered(0, owner, 2);
     host.pump();
     CHECK(thief.net.receive().empty());
     owner.stop_device();

@@ -10,7 +10,7 @@
 namespace zecorx::test {
 
 TempDir::TempDir() {
-    std::string name = "/tmp/zecorx-e2e.XXXXXX";
+    std::string name = "/tmp/zecorx-test.XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) {
         throw std::system_error(errno, std::generic_category(), "create " + name);
     }

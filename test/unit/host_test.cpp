@@ -15,6 +15,7 @@
 
 #include "host_checks.h"
 #include "socket_file.h"
+#include "support/temp_dir.h"
 #include "zecorx/unique_fd.h"
 
 namespace zecorx {
@@ -22,19 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Catch::Matchers::ContainsSubstring;
-
-class TempDirectory {
-  public:
-    TempDirectory() : path_("/tmp/zecorx-host-XXXXXX") {
-        if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    }
-    ~TempDirectory() { fs::remove_all(path_); }
-    fs::path operator/(const std::string& name) const { return fs::path(path_) / name; }
-    const char* c_str() const { return path_.c_str(); }
-
-  private:
-    std::string path_;
-};
+using test::TempDir;
 
 std::string error_of(const std::function<void()>& action) {
     try {
@@ -48,16 +37,16 @@ std::string error_of(const std::function<void()>& action) {
 // A PCI device in a directory that stands for /sys/bus/pci/devices.
 class FakeSysfs {
   public:
-    FakeSysfs() { ::setenv("SYSFS_PCI_DEVICES", root_.c_str(), 1); }
+    FakeSysfs() { ::setenv("SYSFS_PCI_DEVICES", root_.path().c_str(), 1); }
     ~FakeSysfs() { ::unsetenv("SYSFS_PCI_DEVICES"); }
     void add(const std::string& bdf, const std::string& driver) {
-        fs::create_directory(root_ / bdf);
+        fs::create_directory(root_.path() / bdf);
         if (!driver.empty())
-            fs::create_symlink("../../drivers/" + driver, root_ / (bdf + "/driver"));
+            fs::create_symlink("../../drivers/" + driver, root_.path() / (bdf + "/driver"));
     }
 
   private:
-    TempDirectory root_;
+    TempDir root_;
 };
 
 UniqueFd listen_on(const fs::path& path) {
@@ -95,8 +84,8 @@ TEST_CASE("more huge pages than are free are refused with the setting that reser
 }
 
 TEST_CASE("a stale socket is replaced") {
-    const TempDirectory directory;
-    const fs::path path = directory / "s";
+    const TempDir directory;
+    const fs::path path = directory.path() / "s";
     { const UniqueFd gone = listen_on(path); }
     REQUIRE(fs::exists(path));
     claim_socket_path(path);
@@ -105,8 +94,8 @@ TEST_CASE("a stale socket is replaced") {
 }
 
 TEST_CASE("a live socket is refused with its owner named") {
-    const TempDirectory directory;
-    const fs::path path = directory / "s";
+    const TempDir directory;
+    const fs::path path = directory.path() / "s";
     const UniqueFd live = listen_on(path);
     CHECK_THAT(error_of([&] { claim_socket_path(path); }),
                ContainsSubstring("in use by cli_unit (pid " + std::to_string(::getpid()) + ")"));
@@ -114,18 +103,18 @@ TEST_CASE("a live socket is refused with its owner named") {
 }
 
 TEST_CASE("what is no socket is left alone") {
-    const TempDirectory directory;
-    const fs::path path = directory / "s";
+    const TempDir directory;
+    const fs::path path = directory.path() / "s";
     std::ofstream(path) << "precious";
     CHECK_THAT(error_of([&] { claim_socket_path(path); }), ContainsSubstring("is no socket"));
     CHECK(fs::exists(path));
-    CHECK_THAT(error_of([&] { claim_socket_path(directory / "no/such/s"); }),
+    CHECK_THAT(error_of([&] { claim_socket_path(directory.path() / "no/such/s"); }),
                ContainsSubstring("create the directory"));
 }
 
 TEST_CASE("the runtime directory is for owner and group and goes with its maker") {
-    const TempDirectory directory;
-    const fs::path path = directory / "run";
+    const TempDir directory;
+    const fs::path path = directory.path() / "run";
     {
         const RuntimeDirectory made(path);
         struct stat status {};
