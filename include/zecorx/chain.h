@@ -1,17 +1,17 @@
-// Walking a descriptor chain the driver controls (VIRTIO 2.7.5, 2.7.5.3).
+// The buffers of one descriptor chain the driver controls, whatever ring it comes from.
 //
-// Each descriptor is read once into a local and checked before anything uses it. The walk touches
-// at most as many descriptors as their table has, so a loop ends; it keeps the pieces that the
-// frame can reach and checks the rest of the chain without keeping it.
+// A ring reads each descriptor once into a local and adds it here, where it is checked before
+// anything uses it. Kept are the pieces that a frame can reach; the rest of a chain is checked
+// without being kept.
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "zecorx/guest_memory.h"
-#include "zecorx/split_ring.h"
 #include "zecorx/virtio.h"
 
 namespace zecorx {
@@ -69,7 +69,7 @@ constexpr std::uint32_t saturating_sum(std::uint32_t a, std::uint32_t b) {
     return b < UINT32_MAX - a ? a + b : UINT32_MAX;
 }
 
-// The pieces of one chain, as many as the caller's storage holds.
+// The pieces of one chain, as many as its storage holds.
 class Chain {
   public:
     static constexpr std::size_t kMaxPieces = 32;
@@ -79,66 +79,50 @@ class Chain {
 
     std::span<const Piece> pieces() const { return {pieces_.data(), count_}; }
     std::uint32_t capacity() const { return capacity_; }  // bytes of pieces()
-    std::uint32_t descriptors() const { return descriptors_; }
-    bool whole() const { return whole_; }  // pieces() is all of the chain
+    bool whole() const { return whole_; }                 // pieces() is all of the chain
 
-    // Reads the chain at `head`. REQUIRES: the ring outlives the call, not the chain.
-    RingError walk(const SplitRing& ring, const GuestMemory& memory, std::uint16_t head,
-                   Direction direction) {
+    // Begins a chain whose buffers must all have this direction.
+    void begin(const GuestMemory& memory, Direction direction) {
+        memory_ = &memory;
+        write_flag_ = direction == Direction::kDeviceWritable ? kDescWrite : 0;
         count_ = 0;
         capacity_ = 0;
-        descriptors_ = 0;
         whole_ = true;
-        if (head >= ring.size()) return RingError::kHead;
-        const Desc first = snapshot(ring.desc_table() + sizeof(Desc) * head);
-        if (first.flags & kDescIndirect) [[unlikely]] {
-            return walk_indirect(first, memory, direction);
-        }
-        return walk_table(ring.desc_table(), ring.size(), first, memory, direction);
     }
 
-  private:
-    RingError walk_table(const std::byte* table, std::uint32_t size, Desc desc,
-                         const GuestMemory& memory, Direction direction) {
-        for (;;) {
-            if (++descriptors_ > size) return RingError::kLoop;
-            if (desc.flags & kDescIndirect) return RingError::kIndirect;
-            const bool writable = (desc.flags & kDescWrite) != 0;
-            if (writable != (direction == Direction::kDeviceWritable)) return RingError::kDirection;
-            if (!add(memory, desc.addr, desc.len)) return RingError::kAddress;
-            if ((desc.flags & kDescNext) == 0) return RingError::kNone;
-            if (desc.next >= size) return RingError::kNext;
-            desc = snapshot(table + sizeof(Desc) * desc.next);
-        }
-    }
-
-    RingError walk_indirect(const Desc& desc, const GuestMemory& memory, Direction direction) {
-        if ((desc.flags & kDescNext) || desc.len == 0 || desc.len % sizeof(Desc) != 0 ||
-            desc.len / sizeof(Desc) > kMaxIndirect || desc.addr % alignof(std::uint64_t) != 0) {
-            return RingError::kIndirect;
-        }
-        const GuestRange table = memory.translate(desc.addr, desc.len);
-        if (!table || table.length != desc.len) return RingError::kIndirectAddress;
-        // An HVA may be less aligned than its GPA only if the region was mapped so.
-        if (reinterpret_cast<std::uintptr_t>(table.hva) % alignof(std::uint64_t) != 0) {
-            return RingError::kIndirectAddress;
-        }
-        return walk_table(table.hva, desc.len / sizeof(Desc), snapshot(table.hva), memory,
-                          direction);
-    }
-
-    // Splits [gpa, gpa + length) at region ends; empty buffers add nothing.
-    bool add(const GuestMemory& memory, std::uint64_t gpa, std::uint32_t length) {
+    // The next buffer of the chain; an empty one adds nothing, one over region ends is split.
+    RingError add(std::uint64_t gpa, std::uint32_t length, std::uint16_t flags) {
+        if (flags & kDescIndirect) return RingError::kIndirect;
+        if ((flags & kDescWrite) != write_flag_) return RingError::kDirection;
         while (length > 0) {
-            const GuestRange range = memory.translate(gpa, length);
-            if (!range) return false;
+            const GuestRange range = memory_->translate(gpa, length);
+            if (!range) return RingError::kAddress;
             keep({range.hva, range.length, range.region});
             gpa += range.length;
             length -= range.length;
         }
-        return true;
+        return RingError::kNone;
     }
 
+    // The indirect table that a descriptor points at: a whole number of 16-byte descriptors, at
+    // most kMaxIndirect, inside one memory region (VIRTIO 2.7.5.3.1, 2.8.7).
+    RingError indirect_table(std::uint64_t gpa, std::uint32_t length, std::uint16_t flags,
+                             std::span<const std::byte>& table) const {
+        if ((flags & kDescNext) || length == 0 || length % sizeof(Desc) != 0 ||
+            length / sizeof(Desc) > kMaxIndirect || gpa % alignof(std::uint64_t) != 0) {
+            return RingError::kIndirect;
+        }
+        const GuestRange range = memory_->translate(gpa, length);
+        // An HVA may be less aligned than its GPA only if the region was mapped so.
+        if (!range || range.length != length ||
+            reinterpret_cast<std::uintptr_t>(range.hva) % alignof(std::uint64_t) != 0) {
+            return RingError::kIndirectAddress;
+        }
+        table = {range.hva, length};
+        return RingError::kNone;
+    }
+
+  private:
     void keep(const Piece& piece) {
         if (count_ == kMaxPieces) {
             whole_ = false;
@@ -150,10 +134,23 @@ class Chain {
     }
 
     std::array<Piece, kMaxPieces> pieces_;
+    const GuestMemory* memory_ = nullptr;
     std::size_t count_ = 0;
     std::uint32_t capacity_ = 0;
-    std::uint32_t descriptors_ = 0;
+    std::uint16_t write_flag_ = 0;
     bool whole_ = true;
 };
+
+// Two 8-byte halves of guest memory, each loaded exactly once: one read of a descriptor the driver
+// may be rewriting. REQUIRES: `at` is 8-byte aligned and holds sizeof(Descriptor) = 16 bytes.
+template <class Descriptor>
+Descriptor snapshot(const std::byte* at) {
+    const auto* words = reinterpret_cast<const std::uint64_t*>(at);
+    struct Halves {
+        std::uint64_t low, high;
+    } halves{__atomic_load_n(words, __ATOMIC_RELAXED),
+             __atomic_load_n(words + 1, __ATOMIC_RELAXED)};
+    return std::bit_cast<Descriptor>(halves);
+}
 
 }  // namespace zecorx

@@ -97,7 +97,7 @@ class ReceivePath {
         gathered_.clear();
         ring_.rewind();
         memory_ = nullptr;
-        return ring_.used_index();
+        return ring_.base();
     }
 
     // The PMD asks for buffers, to be posted in this order. False: all refused, none taken.
@@ -159,7 +159,7 @@ class ReceivePath {
         std::byte* header = nullptr;  // G: where the header goes; guest memory
         std::uint32_t length = 0;     // bytes of the frame, once returned
         std::uint32_t capacity = 0;   // bytes of the chain, header included
-        std::uint16_t head = 0;
+        Head head;
         std::uint8_t piece_count = 0;  // bound H: pieces to copy to
         Kind kind = Kind::kHost;
         CopyReason reason = CopyReason::kStarved;
@@ -247,8 +247,7 @@ class ReceivePath {
 
     // REQUIRES: ring_.available() > 0.
     bool acquire_chain() {
-        head_ = ring_.acquire();
-        const RingError error = chain_.walk(ring_, *memory_, head_, Direction::kDeviceWritable);
+        const RingError error = ring_.acquire(*memory_, Direction::kDeviceWritable, chain_, head_);
         if (error == RingError::kNone) [[likely]]
             return true;
         set_broken(error);
@@ -385,7 +384,7 @@ class ReceivePath {
         }
 
         // REQUIRES: !full().
-        void add(std::uint16_t head, const Chain& chain) {
+        void add(Head head, const Chain& chain) {
             chains_[count_++] = {head, chain.capacity()};
             std::ranges::copy(chain.pieces(), &pieces_[piece_count_]);
             piece_count_ += chain.pieces().size();
@@ -404,7 +403,7 @@ class ReceivePath {
 
       private:
         struct Entry {
-            std::uint16_t head;
+            Head head;
             std::uint32_t capacity;
         };
         std::array<Entry, kMaxChains> chains_{};
@@ -467,7 +466,7 @@ class ReceivePath {
     std::uint32_t bound_ = 0;
     std::uint32_t posted_ = 0;
 
-    std::uint16_t head_ = 0;  // of chain_
+    Head head_;  // of chain_
     bool broken_ = false;
     RingError error_ = RingError::kNone;
 

@@ -1,8 +1,7 @@
-// The device side of a split virtqueue (VIRTIO 2.7): acquire heads, complete them, publish.
+// The device side of a split virtqueue (VIRTIO 2.7); see ring.h.
 //
-// Thread rule: one thread at a time; the driver is the other party. All memory ordering of the
-// ring lives here. Indices are free-running 16-bit values, masked only to address a slot, and
-// distances are compared in wrapping uint16_t.
+// Indices are free-running 16-bit values, masked only to address a slot, and distances are
+// compared in wrapping uint16_t.
 //
 // Invariants: used_index() <= next_avail() <= the driver's avail index (as distances of at most
 // the ring size); a head is read once, from the slot next_avail() names.
@@ -12,8 +11,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
+#include "zecorx/chain.h"
+#include "zecorx/ring.h"
 #include "zecorx/virtio.h"
 
 namespace zecorx {
@@ -36,16 +38,6 @@ struct SplitRingLayout {
     }
 };
 
-// One read of a descriptor the driver may be rewriting: each half is loaded exactly once.
-inline Desc snapshot(const std::byte* desc) {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(desc);
-    struct Halves {
-        std::uint64_t low, high;
-    } halves{__atomic_load_n(words, __ATOMIC_RELAXED),
-             __atomic_load_n(words + 1, __ATOMIC_RELAXED)};
-    return std::bit_cast<Desc>(halves);
-}
-
 class SplitRing {
   public:
     SplitRing() = default;
@@ -61,14 +53,13 @@ class SplitRing {
           considered_(used_index_) {}
 
     std::uint32_t size() const { return layout_.size; }
-    const std::byte* desc_table() const { return layout_.desc; }
     std::uint16_t used_index() const { return used_index_; }
     std::uint16_t next_avail() const { return next_avail_; }
     // Heads acquired and not completed.
     std::uint16_t held() const { return static_cast<std::uint16_t>(next_avail_ - used_index_); }
 
-    // Looks at the driver's avail index. False: it is ahead by more than the ring holds, so the
-    // ring is broken (keeps out an index that would make us read slots never written).
+    // False: the driver's avail index is ahead by more than the ring holds (keeps out an index
+    // that would make us read slots never written).
     bool refresh() {
         // Pairs with the driver's release store (or write barrier) of avail.idx: the slots and
         // descriptors below the index are visible after this load.
@@ -77,38 +68,40 @@ class SplitRing {
                available() <= layout_.size;
     }
 
-    // Heads the driver has made available and nobody acquired, as of the last refresh().
-    std::uint16_t available() const {
+    std::uint32_t available() const {
         return static_cast<std::uint16_t>(avail_index_ - next_avail_);
     }
 
-    // The next head in avail order; it may be out of range, the caller checks it.
-    // REQUIRES: available() > 0.
-    std::uint16_t acquire() {
+    RingError acquire(const GuestMemory& memory, Direction direction, Chain& chain, Head& head) {
         const std::size_t slot = next_avail_++ & mask_;
-        return load_relaxed(layout_.avail + kRingEntriesOffset + 2 * slot);
+        head.id = load_relaxed(layout_.avail + kRingEntriesOffset + 2 * slot);
+        if (head.id >= layout_.size) [[unlikely]]
+            return RingError::kHead;
+        chain.begin(memory, direction);
+        const Desc first = snapshot<Desc>(layout_.desc + sizeof(Desc) * head.id);
+        const RingError error = walk(first, chain, head);
+        held_entries_ += head.entries;
+        return error;
     }
 
-    // Writes the next used entry; the driver sees it after publish(). REQUIRES: held() > 0.
-    void complete(std::uint16_t head, std::uint32_t length) {
+    void complete(Head head, std::uint32_t length) {
         const std::size_t slot = used_index_++ & mask_;
-        const UsedElem entry{head, length};
+        const UsedElem entry{head.id, length};
         auto* at = reinterpret_cast<std::uint64_t*>(layout_.used + kRingEntriesOffset +
                                                     sizeof(UsedElem) * slot);
         // Entries lie 4 bytes off their natural alignment, so this store may be two on the bus;
         // publish() orders both before the index.
         __builtin_memcpy(at, &entry, sizeof entry);
+        held_entries_ -= head.entries;
     }
 
-    // One step of used.idx for everything completed since the last call.
     void publish() {
         // Release: headers, payload and used entries come first. Pairs with the driver's load of
         // used.idx and its read barrier.
         __atomic_store_n(word(layout_.used + kRingIdxOffset), used_index_, __ATOMIC_RELEASE);
     }
 
-    // Whether the driver wants to be told of what was published since the last time this was asked
-    // (VIRTIO 2.7.7).
+    // VIRTIO 2.7.7.
     bool call_wanted() {
         // Full fence: the store of used.idx must be visible before the driver's wish is read.
         // Pairs with the driver, which states its wish, fences, then looks at used.idx once more.
@@ -123,7 +116,7 @@ class SplitRing {
                static_cast<std::uint16_t>(used_index_ - before);
     }
 
-    // Tells the driver not to kick: this device polls (VIRTIO 2.7.10). A hint, without ordering.
+    // VIRTIO 2.7.10.
     void suppress_kicks() {
         if (layout_.event_idx) {
             // The index just passed: the driver kicks once in 65536 chains.
@@ -133,10 +126,45 @@ class SplitRing {
         }
     }
 
-    // Gives every held head back to the avail ring: they are acquired again, in the same order.
-    void rewind() { next_avail_ = used_index_; }
+    // A driver that lets chains share descriptors can hold more heads than this counts; they
+    // still run out.
+    bool exhausted() const { return held_entries_ >= layout_.size || held() >= layout_.size; }
+
+    void rewind() {
+        next_avail_ = used_index_;
+        held_entries_ = 0;
+    }
+
+    std::uint16_t base() const { return used_index_; }
 
   private:
+    RingError walk(const Desc& first, Chain& chain, Head& head) const {
+        head.entries = 1;
+        if ((first.flags & kDescIndirect) == 0) {
+            return walk_table({layout_.desc, desc_table_size(layout_.size)}, first, chain,
+                              head.entries);
+        }
+        std::span<const std::byte> table;
+        const RingError error = chain.indirect_table(first.addr, first.len, first.flags, table);
+        if (error != RingError::kNone) return error;
+        std::uint16_t descriptors = 0;
+        return walk_table(table, snapshot<Desc>(table.data()), chain, descriptors);
+    }
+
+    // Follows next indices; touches at most as many descriptors as the table has, so a loop ends.
+    static RingError walk_table(std::span<const std::byte> table, Desc desc, Chain& chain,
+                                std::uint16_t& descriptors) {
+        const std::size_t size = table.size() / sizeof(Desc);
+        for (descriptors = 1;; ++descriptors) {
+            if (descriptors > size) return RingError::kLoop;
+            const RingError error = chain.add(desc.addr, desc.len, desc.flags);
+            if (error != RingError::kNone) return error;
+            if ((desc.flags & kDescNext) == 0) return RingError::kNone;
+            if (desc.next >= size) return RingError::kNext;
+            desc = snapshot<Desc>(table.data() + sizeof(Desc) * desc.next);
+        }
+    }
+
     static std::uint16_t* word(std::byte* at) { return reinterpret_cast<std::uint16_t*>(at); }
     static const std::uint16_t* word(const std::byte* at) {
         return reinterpret_cast<const std::uint16_t*>(at);
@@ -158,10 +186,13 @@ class SplitRing {
 
     SplitRingLayout layout_;
     std::uint16_t mask_ = 0;
-    std::uint16_t used_index_ = 0;   // next used entry to write; driver has seen up to publish()
-    std::uint16_t next_avail_ = 0;   // next avail entry to acquire
-    std::uint16_t avail_index_ = 0;  // the driver's index at the last refresh()
-    std::uint16_t considered_ = 0;   // used_index_ when call_wanted() was last asked
+    std::uint16_t used_index_ = 0;    // next used entry to write; driver has seen up to publish()
+    std::uint16_t next_avail_ = 0;    // next avail entry to acquire
+    std::uint16_t avail_index_ = 0;   // the driver's index at the last refresh()
+    std::uint16_t considered_ = 0;    // used_index_ when call_wanted() was last asked
+    std::uint32_t held_entries_ = 0;  // descriptors of the table that held chains occupy
 };
+
+static_assert(DeviceRing<SplitRing>);
 
 }  // namespace zecorx

@@ -37,7 +37,7 @@ class TransmitPath {
     // Returns the used index, where the next attachment resumes (vring base).
     std::uint16_t detach() {
         memory_ = nullptr;
-        return ring_.used_index();
+        return ring_.base();
     }
 
     // How many chains wait, at most `limit`.
@@ -56,8 +56,8 @@ class TransmitPath {
     std::uint32_t next(std::span<std::byte> out) {
         assert(out.size() >= max_frame_);
         if (broken_) return 0;
-        const std::uint16_t head = ring_.acquire();
-        const RingError error = chain_.walk(ring_, *memory_, head, Direction::kDeviceReadable);
+        Head head;
+        const RingError error = ring_.acquire(*memory_, Direction::kDeviceReadable, chain_, head);
         if (error != RingError::kNone) {
             set_broken(error);
             return 0;
