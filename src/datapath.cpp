@@ -18,24 +18,27 @@ constexpr std::uint32_t kPendingCap = 256;
 // The PMD's receive functions hold up to 64 scanned mbufs beside the descriptor ring.
 constexpr std::uint32_t kPmdStage = 64;
 
-constexpr std::uint32_t rx_mbufs() {
-    return Port::kRxDescriptors + kPmdStage + kPendingCap + 2 * Datapath::kBurst;
+// A burst more than the cap may be pending before the cap is looked at, and one in the PMD's hands.
+std::uint32_t rx_mbufs(const QueueGeometry& geometry) {
+    return Port::kRxDescriptors + kPmdStage + kPendingCap +
+           Datapath::kBurst * (geometry.descriptors() + 1);
 }
 
 constexpr std::uint32_t tx_mbufs() { return Port::kTxDescriptors + 4 * Datapath::kBurst; }
 
 }  // namespace
 
-Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues)
+Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
+                   const QueueGeometry& geometry)
     : queues_(queues),
-      mbufs_(rx_mbufs()),
-      receive_(mbufs_, {.max_frame = port.geometry().max_frame(), .pending_cap = kPendingCap},
-               counters_),
-      transmit_(port.geometry().max_frame(), counters_),
-      rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, port.geometry().nic_buffer(),
-                            receive_, port.socket())) {
+      mbufs_(rx_mbufs(geometry)),
+      receive_(mbufs_, {.geometry = geometry, .pending_cap = kPendingCap}, counters_),
+      transmit_(port.geometry().max_frame(true), counters_),
+      rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, geometry.nic_buffer, receive_,
+                            port.socket())) {
     Mempool tx = make_host_pool(fmt::format("tx_{}", name), tx_mbufs(),
-                                port.geometry().nic_buffer(), port.socket());
+                                QueueGeometry::whole(port.geometry().max_frame(true)).nic_buffer,
+                                port.socket());
     tx_pool_ = tx.get();
     port.set_up_vm(queues_, *rx_pool_, std::move(tx));
 }
@@ -78,11 +81,22 @@ bool Datapath::poll_receive() noexcept {
     const std::uint16_t count =
         rte_eth_rx_burst(queues_.port, queues_.queue, frames.data(), kBurst);
     if (count == 0 && receive_.pending() == 0) return false;
-    for (std::uint16_t i = 0; i < count; ++i) {
-        receive_.returned(frames[i], frames[i]->data_len);
-    }
+    for (std::uint16_t i = 0; i < count; ++i) take_frame(frames[i]);
     if (receive_.complete() > 0 && receive_.call_wanted()) call(kReceiveq);
     return count > 0;
+}
+
+void Datapath::take_frame(rte_mbuf* frame) noexcept {
+    const bool verified =
+        (frame->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+    while (frame->next != nullptr) [[unlikely]] {
+            // Posted again, the mbuf stands alone.
+            rte_mbuf* piece = std::exchange(frame, frame->next);
+            piece->next = nullptr;
+            piece->nb_segs = 1;
+            receive_.returned(piece, {.length = piece->data_len, .end_of_frame = false});
+        }
+    receive_.returned(frame, {.length = frame->data_len, .checksum_verified = verified});
 }
 
 bool Datapath::poll_transmit() noexcept {

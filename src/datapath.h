@@ -27,7 +27,8 @@ class Datapath {
     static constexpr std::uint16_t kBurst = 32;
 
     // Creates the VM's mempools and sets its queue pair up on the port.
-    Datapath(const std::string& name, Port& port, const VmQueues& queues);
+    Datapath(const std::string& name, Port& port, const VmQueues& queues,
+             const QueueGeometry& geometry);
     Datapath(const Datapath&) = delete;
     Datapath& operator=(const Datapath&) = delete;
 
@@ -89,6 +90,7 @@ class Datapath {
 
   private:
     bool poll_receive() noexcept;
+    void take_frame(rte_mbuf* frame) noexcept;
     bool poll_transmit() noexcept;
     bool send_staged() noexcept;
     bool stage_frames(std::uint32_t count) noexcept;

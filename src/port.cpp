@@ -120,9 +120,10 @@ void Port::set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_po
 }
 
 void Port::start() {
-    rte_mempool& unowned = *pools_.emplace_back(make_host_pool(fmt::format("unowned_{}", id_),
-                                                               kUnownedDescriptors + kVectorRefill,
-                                                               geometry_.nic_buffer(), socket_));
+    rte_mempool& unowned = *pools_.emplace_back(
+        make_host_pool(fmt::format("unowned_{}", id_), kUnownedDescriptors + kVectorRefill,
+
+                       QueueGeometry::whole(geometry_.max_frame(true)).nic_buffer, socket_));
     for (std::uint16_t queue = 0; queue < queue_count_; ++queue) {
         if (!owned_[queue]) {
             set_up_queue(queue, kUnownedDescriptors, kUnownedDescriptors, unowned);

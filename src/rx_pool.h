@@ -30,8 +30,8 @@ struct MbufBuffers {
         mbuf->buf_addr = static_cast<std::byte*>(buffer) + kRoomOffset;
         mbuf->buf_iova = rte_mempool_virt2iova(mbuf) + kRoomOffset;
     }
-    static const std::byte* host_data(void* buffer) noexcept {
-        return static_cast<const std::byte*>(static_cast<rte_mbuf*>(buffer)->buf_addr) +
+    static std::byte* data(void* buffer) noexcept {
+        return static_cast<std::byte*>(static_cast<rte_mbuf*>(buffer)->buf_addr) +
                RTE_PKTMBUF_HEADROOM;
     }
 };

@@ -67,7 +67,7 @@ Vm::Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueu
       port_(port),
       queues_(queues),
       worker_(worker),
-      datapath_(name_, port, queues),
+      datapath_(name_, port, queues, QueueGeometry::whole(port.geometry().max_frame(true))),
       mac_(mac) {
     if (mac) port_.reserve_mac(queues_, *mac);
 }

@@ -25,13 +25,14 @@ class Counter {
 // Why a received frame was copied instead of landing in the guest's buffer.
 enum class CopyReason : std::uint8_t {
     kStarved,   // no chain was available when the NIC needed a buffer
-    kSmall,     // the buffer is shorter than the longest frame
+    kSmall,     // the buffer is shorter than what the NIC may write to it
     kCrossing,  // the buffer is not contiguous for the device
     kLayout,    // header split over buffers, or an odd data address
+    kUnmerged,  // a frame may span several NIC buffers, but the driver merges none
 };
-inline constexpr std::size_t kCopyReasons = 4;
-inline constexpr std::array<const char*, kCopyReasons> kCopyReasonNames{"starved", "small",
-                                                                        "crossing", "layout"};
+inline constexpr std::size_t kCopyReasons = 5;
+inline constexpr std::array<const char*, kCopyReasons> kCopyReasonNames{
+    "starved", "small", "crossing", "layout", "unmerged"};
 
 // Why a frame was lost.
 enum class DropReason : std::uint8_t {
@@ -39,13 +40,15 @@ enum class DropReason : std::uint8_t {
     kTooBig,     // rx: the frame does not fit the chain it belongs to
     kStopped,    // rx: in flight while the queue was stopped
     kBroken,     // rx: the ring is broken
+    kHook,       // rx: the receive hook's decision
     kTxHeader,   // tx: chain shorter than its header, or an offload that was not negotiated
     kTxLength,   // tx: shorter than an Ethernet header or longer than the port sends
     kTxStopped,  // tx: copied but not sent when the queue was stopped
 };
-inline constexpr std::size_t kDropReasons = 7;
+inline constexpr std::size_t kDropReasons = 8;
 inline constexpr std::array<const char*, kDropReasons> kDropReasonNames{
-    "no-buffer", "too-big", "stopped", "broken-ring", "tx-header", "tx-length", "tx-stopped"};
+    "no-buffer", "too-big",   "stopped",   "broken-ring",
+    "hook",      "tx-header", "tx-length", "tx-stopped"};
 
 struct VmCounters {
     Counter rx_packets;  // completed on the used ring; zero_copied + all of copied
@@ -54,6 +57,7 @@ struct VmCounters {
     Counter tx_bytes;
     Counter zero_copied;
     std::array<Counter, kCopyReasons> copied;
+    Counter moved_bytes;  // by the processor: copied, or moved within the guest's buffers
     std::array<Counter, kDropReasons> dropped;
     Counter calls;
     Counter broken_rings;

@@ -9,11 +9,12 @@
 
 namespace zecorx {
 
-// Writes the header of a frame that no offload touched and that lies in `num_buffers` chains; 1
-// also without MRG_RXBUF (VIRTIO 5.1.6.4.1). REQUIRES: header_size bytes at `at`; header_size is
-// kHeaderSize or kLegacyHeaderSize.
-inline void write_header(std::byte* at, std::uint32_t header_size, std::uint16_t num_buffers = 1) {
-    const NetHeader header{0, kNetHeaderGsoNone, 0, 0, 0, 0, num_buffers};
+// Writes the header of a received frame that lies in `num_buffers` chains; 1 also without
+// MRG_RXBUF (VIRTIO 5.1.6.4.1). REQUIRES: header_size bytes at `at`; header_size is kHeaderSize or
+// kLegacyHeaderSize.
+inline void write_header(std::byte* at, std::uint32_t header_size, std::uint8_t flags,
+                         std::uint16_t num_buffers = 1) {
+    const NetHeader header{flags, kNetHeaderGsoNone, 0, 0, 0, 0, num_buffers};
     // Two constant sizes, so that each is a couple of stores instead of a call.
     if (header_size == kHeaderSize) {
         std::memcpy(at, &header, kHeaderSize);

@@ -3,20 +3,27 @@
 // Every buffer given to the NIC is a slot of one FIFO, in posting order; the NIC fills buffers and
 // the PMD delivers them in that order. A slot is
 //   G          its buffer points at a guest chain's data: the NIC's DMA lands in the guest;
-//   bound H    its buffer is host memory, its frame will be copied to the chain it is bound to;
+//   bound H    its buffer is host memory, what arrives will be copied to the chain it is bound to;
 //   unbound H  host memory too, waiting for the driver to make a chain available.
 // Chains are acquired strictly in avail order and bound to slots strictly in FIFO order, so the
 // bound slots are always a prefix of the FIFO and a G is never posted behind an unbound H. That
 // makes completion order = ring order = avail order, whatever mixture of copying and zero copy.
 //
-// With MRG_RXBUF a frame may take several chains. A chain too short for the longest frame is bound
-// to no slot in advance, because how many such chains a frame takes shows only when it is there:
-// it waits at the front of the avail ring until a frame is due for it, and meanwhile nothing
-// behind it is bound either.
+// A frame longer than the NIC's buffers spans several slots, and with MRG_RXBUF as many chains. The
+// NIC leaves room for the header in each, virtio wants it in the first only: what lies in the
+// others is moved down by the header's size. A frame is complete when each of its slots is bound,
+// and all its chains go to the driver in one step.
+//
+// Which chains a frame gets follows from the chains and the frame alone, never from timing: every
+// piece of it, as the NIC cuts frames, takes chains until they hold it, mostly one. A chain that
+// might not hold a whole piece is bound to no slot in advance: it waits at the front of the avail
+// ring until the piece due for it has arrived, and meanwhile nothing behind it is bound either.
+// Without MRG_RXBUF a frame takes one chain, so if it may span several slots, none is bound in
+// advance.
 //
 // The FIFO is one ring of slots with free-running cursors
 //   complete_ <= returned_ <= posted_   and   complete_ <= bound_ <= posted_
-//   [complete_, returned_)  pending: delivered by the NIC, not on the used ring yet
+//   [complete_, returned_)  pending: whole frames the NIC delivered, not on the used ring yet
 //   [returned_, posted_)    owned by the NIC
 //   [complete_, bound_)     bound to a chain;  [bound_, posted_) unbound H
 //
@@ -26,7 +33,7 @@
 // `Buffers` says how to aim one of the NIC's buffers, an opaque void*:
 //   static void aim_at_guest(void* buffer, std::byte* data, std::uint64_t iova);
 //   static void aim_at_host(void* buffer);
-//   static const std::byte* host_data(void* buffer);
+//   static std::byte* data(void* buffer);   // where the NIC writes
 #pragma once
 
 #include <algorithm>
@@ -38,32 +45,48 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <type_traits>
+#include <utility>
+#include <variant>
 #include <vector>
 
+#include "zecorx/any_ring.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
+#include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
 #include "zecorx/net_header.h"
-#include "zecorx/split_ring.h"
+#include "zecorx/receive_hook.h"
+#include "zecorx/ring.h"
+#include "zecorx/scatter.h"
 
 namespace zecorx {
 
 struct ReceiveLimits {
-    std::uint32_t max_frame = 0;    // F, bytes; see geometry.h
+    QueueGeometry geometry;
     std::uint32_t low_water = 64;   // buffers posted, below which a refill is never refused
-    std::uint32_t pending_cap = 0;  // frames kept waiting for a starving driver
+    std::uint32_t pending_cap = 0;  // buffers of frames kept waiting for a starving driver
 };
 
 // Whether the PMD's receive function goes on delivering when a refill is refused.
 enum class Refill : std::uint8_t { kMayRefuse, kMustSupply };
 
-template <class Buffers>
+// What the NIC wrote to one buffer.
+struct Delivery {
+    std::uint32_t length = 0;        // bytes
+    bool end_of_frame = true;        // false: the frame goes on in the next buffer
+    bool checksum_verified = false;  // the NIC found the frame's L4 checksum right
+};
+
+template <class Buffers, ReceiveHook Hook = NoHook>
 class ReceivePath {
   public:
     // Room for `buffers` buffers, handed in by give_back().
-    ReceivePath(std::uint32_t buffers, const ReceiveLimits& limits, VmCounters& counters)
+    ReceivePath(std::uint32_t buffers, const ReceiveLimits& limits, VmCounters& counters,
+                Hook hook = {})
         : limits_(limits),
           counters_(counters),
+          hook_(std::move(hook)),
           mask_(std::bit_ceil(buffers) - 1),
           slots_(mask_ + 1),
           pieces_(std::make_unique<Piece[]>((mask_ + 1) * Chain::kMaxPieces)) {
@@ -75,29 +98,34 @@ class ReceivePath {
 
     // Starts serving a receiveq of a session that negotiated `features`. `memory` outlives the
     // attachment. REQUIRES: nothing is posted.
-    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint64_t features) {
+    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
         assert(posted_ == complete_);
         ring_ = ring;
         memory_ = &memory;
         header_size_ = net_header_size(features);
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
+        binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
+        verified_flags_ = (features & kFeatureNetGuestCsum) ? kNetHeaderDataValid : 0;
         gathered_.clear();
         error_ = RingError::kNone;
         broken_ = false;
-        ring_.suppress_kicks();
+        std::visit([](auto& on) { on.suppress_kicks(); }, ring_);
     }
 
     // Ends serving: drops what is pending and gives every held head back to the avail ring.
     // REQUIRES: the NIC's queue is stopped and the PMD gave its buffers back.
-    // Returns the used index, where the next attachment resumes (vring base).
+    // Returns where the next attachment resumes (vring base).
     std::uint16_t detach() {
-        counters_.drop(DropReason::kStopped, pending());
-        for (; complete_ != returned_; ++complete_) idle_.push_back(slot(complete_).buffer);
+        drop_pending();
         complete_ = returned_ = bound_ = posted_ = 0;
         gathered_.clear();
-        ring_.rewind();
         memory_ = nullptr;
-        return ring_.base();
+        return std::visit(
+            [](auto& on) {
+                on.rewind();
+                return on.base();
+            },
+            ring_);
     }
 
     // The PMD asks for buffers, to be posted in this order. False: all refused, none taken.
@@ -105,43 +133,43 @@ class ReceivePath {
         if (idle_.size() < out.size() || posted_ - complete_ + out.size() > slots_.size()) {
             return false;
         }
-        bind();
-        if (refill == Refill::kMayRefuse && !can_bind(out.size()) &&
-            owned_by_nic() >= limits_.low_water) {
-            return false;
-        }
-        for (void*& buffer : out) buffer = post();
-        return true;
+        return std::visit([&](auto& on) { return refill_from(on, out, refill); }, ring_);
     }
 
     // A buffer that is not posted any more: fresh, or freed by the PMD when the queue stops.
     void give_back(void* buffer) { idle_.push_back(buffer); }
 
-    // The next frame, in the order the PMD delivered it. A buffer that is not the one due breaks
-    // the ring: nothing after it could be trusted to go to the right chain.
-    void returned(void* buffer, std::uint32_t length) {
-        Slot& due = slot(returned_);
-        if (returned_ == posted_ || due.buffer != buffer) [[unlikely]] {
+    // The next buffer, in the order the PMD delivers them. One that is not due breaks the ring:
+    // nothing after it could be trusted to go to the right chain.
+    void returned(void* buffer, const Delivery& delivery) {
+        Slot& due = slot(returned_ + arriving_);
+        if (returned_ + arriving_ == posted_ || due.buffer != buffer ||
+            arriving_ == kMaxFrameDescriptors) [[unlikely]] {
             set_broken(RingError::kOrder);
-            return give_back(buffer);
+            give_back(buffer);
+            return end_frame(0);  // what came of it is pending, and stays so
         }
-        ++returned_;
-        due.length = length;
+        due.length = static_cast<std::uint16_t>(delivery.length);
+        due.index = static_cast<std::uint8_t>(arriving_++);
+        if constexpr (kHooked) due.dropped = false;
+        due.front = 0;
         __builtin_prefetch(due.header, 1);
+        if (delivery.end_of_frame) [[likely]]
+            end_frame(delivery.checksum_verified ? verified_flags_ : std::uint8_t{0});
     }
 
-    // Completes every frame that has its chains, in one step of used.idx. Returns how many frames
-    // left the FIFO.
+    // Completes every frame that has its chains, in one step of the used ring. Returns how many
+    // frames left the FIFO.
     std::uint32_t complete() {
-        bind();
-        std::uint32_t completed = complete_bound();
-        if (!gathered_.empty()) completed += complete_over_short_chains();
-        if (completed > 0) ring_.publish();
+        const std::uint32_t frames =
+            std::visit([this](auto& on) { return complete_on(on); }, ring_);
         if (pending() > limits_.pending_cap) drop_newest(pending() - limits_.pending_cap);
-        return completed;
+        return frames;
     }
 
-    bool call_wanted() { return ring_.call_wanted(); }
+    bool call_wanted() {
+        return std::visit([](auto& on) { return on.call_wanted(); }, ring_);
+    }
 
     std::uint32_t pending() const { return returned_ - complete_; }
     std::uint32_t owned_by_nic() const { return posted_ - returned_; }
@@ -156,43 +184,73 @@ class ReceivePath {
 
     struct Slot {
         void* buffer = nullptr;
-        std::byte* header = nullptr;  // G: where the header goes; guest memory
-        std::uint32_t length = 0;     // bytes of the frame, once returned
-        std::uint32_t capacity = 0;   // bytes of the chain, header included
-        Head head;
-        std::uint8_t piece_count = 0;  // bound H: pieces to copy to
+        std::byte* header = nullptr;    // G: where the chain begins; guest memory
+        std::uint32_t capacity = 0;     // bound H: bytes of the chain, header included
+        Head head;                      // no entries: bound to no chain, because of a dropped frame
+        std::uint16_t length = 0;       // bytes the NIC wrote, once returned
+        std::uint16_t front = 0;        // bound H: bytes of them that are not the guest's
+        std::uint8_t index = 0;         // of this piece in its frame
+        std::uint8_t frame_pieces = 0;  // first piece: how many there are
+        std::uint8_t piece_count = 0;   // bound H: buffers of the chain to copy to
+        std::uint8_t flags = 0;         // first piece: of the virtio-net header
         Kind kind = Kind::kHost;
         CopyReason reason = CopyReason::kStarved;
+        bool dropped = false;
     };
+
+    static constexpr bool kHooked = !std::is_same_v<Hook, NoHook>;
+    // Whether the hook dropped the frame this piece is of.
+    static bool dropped(const Slot& piece) { return kHooked && piece.dropped; }
 
     Slot& slot(std::uint32_t cursor) { return slots_[cursor & mask_]; }
     std::span<Piece> pieces(std::uint32_t cursor, std::size_t count) {
         return {&pieces_[(cursor & mask_) * Chain::kMaxPieces], count};
     }
 
-    // Whether chains may be bound to slots: nothing is broken and no short chain is in the way.
-    bool binding() const { return attached() && !broken_ && gathered_.empty(); }
+    // --- Binding ---
 
-    // Whether `count` further slots can be bound at once. REQUIRES: bind() has run.
-    bool can_bind(std::size_t count) const {
-        return bound_ == posted_ && binding() && ring_.available() >= count;
+    // Whether chains may be bound to slots: nothing is broken and no short chain is in the way.
+    bool binding() const { return attached() && !broken_ && binds_ahead_ && gathered_.empty(); }
+
+    template <DeviceRing Ring>
+    bool refill_from(Ring& ring, std::span<void*> out, Refill refill) {
+        bind(ring);
+        const bool bindable = bound_ == posted_ && binding() && ring.available() >= out.size();
+        // An unbound buffer is only needed to keep the NIC fed, unless all of them are.
+        if (refill == Refill::kMayRefuse && !bindable && binds_ahead_ &&
+            owned_by_nic() >= limits_.low_water) {
+            return false;
+        }
+        for (void*& buffer : out) buffer = post(ring);
+        return true;
     }
 
     // Binds available chains to the oldest unbound slots.
-    void bind() {
+    template <DeviceRing Ring>
+    void bind(Ring& ring) {
         if (!attached() || broken_) [[unlikely]]
             return;
-        if (!ring_.refresh()) [[unlikely]]
+        if (!ring.refresh()) [[unlikely]]
             return set_broken(RingError::kAvailIndex);
-        while (bound_ != posted_ && take_chain()) bind_host(slot(bound_), CopyReason::kStarved);
+        for (; bound_ != posted_; ++bound_) {
+            if (before(bound_, returned_) && dropped(slot(bound_))) [[unlikely]] {
+                slot(bound_).head = {};
+            } else if (take_chain(ring)) {
+                bind_host(slot(bound_), CopyReason::kStarved);
+            } else {
+                return;
+            }
+        }
     }
 
-    void* post() {
+    template <DeviceRing Ring>
+    void* post(Ring& ring) {
         Slot& next = slot(posted_);
         next.buffer = idle_.back();
         idle_.pop_back();
-        if (bound_ == posted_ && take_chain()) {
+        if (bound_ == posted_ && take_chain(ring)) {
             bind_posted(next);
+            ++bound_;
         } else {
             aim_unbound(next);
         }
@@ -206,7 +264,7 @@ class ReceivePath {
         next.header = nullptr;
     }
 
-    // The chain just taken goes to the slot being posted: zero copy if it can take any frame.
+    // The chain just taken goes to the slot being posted: zero copy if it can take any piece.
     void bind_posted(Slot& next) {
         std::byte* data = nullptr;
         std::uint64_t iova = 0;
@@ -219,9 +277,9 @@ class ReceivePath {
         next.kind = Kind::kGuest;
         next.header = chain_.pieces()[0].hva;
         next.head = head_;
-        ++bound_;
     }
 
+    // REQUIRES: the slot is the one at bound_.
     void bind_host(Slot& oldest, CopyReason reason) {
         const std::span<const Piece> from = chain_.pieces();
         std::ranges::copy(from, pieces(bound_, from.size()).begin());
@@ -229,25 +287,25 @@ class ReceivePath {
         oldest.capacity = chain_.capacity();
         oldest.head = head_;
         oldest.reason = reason;
-        ++bound_;
     }
 
     // Acquires the next chain of the avail ring into chain_ and head_, to be bound to one slot.
     // False: there is none, or none that may be.
-    bool take_chain() {
-        if (!binding() || ring_.available() == 0) return false;
-        if (!acquire_chain()) [[unlikely]]
-            return false;
-        if (mergeable_ && chain_.capacity() < header_size_ + limits_.max_frame) [[unlikely]] {
+    template <DeviceRing Ring>
+    bool take_chain(Ring& ring) {
+        if (!binding() || ring.available() == 0 || !acquire_chain(ring)) return false;
+        if (mergeable_ && chain_.capacity() < header_size_ + limits_.geometry.piece())
+            [[unlikely]] {
             gathered_.add(head_, chain_);
             return false;
         }
         return true;
     }
 
-    // REQUIRES: ring_.available() > 0.
-    bool acquire_chain() {
-        const RingError error = ring_.acquire(*memory_, Direction::kDeviceWritable, chain_, head_);
+    // REQUIRES: ring.available() > 0.
+    template <DeviceRing Ring>
+    bool acquire_chain(Ring& ring) {
+        const RingError error = ring.acquire(*memory_, Direction::kDeviceWritable, chain_, head_);
         if (error == RingError::kNone) [[likely]]
             return true;
         set_broken(error);
@@ -255,9 +313,10 @@ class ReceivePath {
     }
 
     // A chain is postable if its first data piece starts right after the header, is contiguous
-    // for the device, and holds the longest frame the NIC can write.
+    // for the device, and holds the most the NIC can write to it.
     bool postable(std::byte*& data, std::uint64_t& iova, CopyReason& reason) const {
         const std::span<const Piece> all = chain_.pieces();
+        const std::uint32_t needed = limits_.geometry.piece();
         reason = CopyReason::kLayout;
         if (all.empty()) return false;
         Piece piece = all[0];
@@ -270,9 +329,9 @@ class ReceivePath {
             return false;
         }
         reason = CopyReason::kSmall;
-        if (piece.length < limits_.max_frame) return false;
+        if (piece.length < needed) return false;
         reason = CopyReason::kCrossing;
-        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva, limits_.max_frame);
+        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva, needed);
         if (iova == GuestMemory::kNoIova) return false;
         // 82599 datasheet 7.1.6.1: bit 0 of the packet buffer address is not part of the address.
         reason = CopyReason::kLayout;
@@ -280,171 +339,320 @@ class ReceivePath {
         return (iova & 1) == 0;
     }
 
-    std::uint32_t complete_bound() {
-        const std::uint32_t ready = std::min(bound_ - complete_, returned_ - complete_);
-        for (std::uint32_t i = 0; i < ready; ++i) complete_one(slot(complete_ + i), complete_ + i);
-        complete_ += ready;
-        return ready;
+    // --- Arrival ---
+
+    // Whether `cursor` comes before `limit`; both lie within the FIFO.
+    static bool before(std::uint32_t cursor, std::uint32_t limit) {
+        return static_cast<std::int32_t>(cursor - limit) < 0;
     }
 
-    void complete_one(Slot& done, std::uint32_t cursor) {
-        std::uint32_t written = 0;
-        if (done.kind == Kind::kGuest) [[likely]] {
-            written = finish_guest(done);
-        } else {
-            written = copy_to_chain(done, pieces(cursor, done.piece_count));
+    // The frame of `arriving_` pieces is all there.
+    void end_frame(std::uint8_t flags) {
+        if (arriving_ == 0) return;
+        Slot& first = slot(returned_);
+        first.frame_pieces = static_cast<std::uint8_t>(arriving_);
+        first.flags = flags;
+        if constexpr (kHooked) ask_hook();
+        returned_ += std::exchange(arriving_, 0);
+    }
+
+    void ask_hook() {
+        std::array<FramePiece, kMaxFrameDescriptors> frame;
+        for (std::uint32_t i = 0; i < arriving_; ++i) {
+            const Slot& piece = slot(returned_ + i);
+            frame[i] = {Buffers::data(piece.buffer), piece.length};
         }
-        if (written > 0) count_received(done);
-        ring_.complete(done.head, written);
-        idle_.push_back(done.buffer);
-    }
-
-    void count_received(const Slot& done) {
-        counters_.rx_packets.add(1);
-        counters_.rx_bytes.add(done.length);
-    }
-
-    std::uint32_t finish_guest(const Slot& done) {
-        write_header(done.header, header_size_);
-        counters_.zero_copied.add(1);
-        return header_size_ + done.length;
-    }
-
-    // Copies header and frame over the chain. A frame is never truncated: if it does not fit, it
-    // is dropped and its head returns empty, which drivers recycle.
-    std::uint32_t copy_to_chain(const Slot& done, std::span<const Piece> to) {
-        const std::uint32_t total = header_size_ + done.length;
-        if (total > done.capacity) {
-            counters_.drop(DropReason::kTooBig);
-            return 0;
+        const Cut cut = hook_(std::span<const FramePiece>(frame).first(arriving_));
+        Slot& first = slot(returned_);
+        Slot& last = slot(returned_ + arriving_ - 1);
+        if (cut.drop || cut.front >= first.length || cut.back >= last.length ||
+            (arriving_ == 1 && cut.front + cut.back >= first.length)) {
+            for (std::uint32_t i = 0; i < arriving_; ++i) slot(returned_ + i).dropped = true;
+            return counters_.drop(DropReason::kHook);
         }
-        scatter(done, to, 1);
-        counters_.copy(done.reason);
-        return total;
+        if (!cut.keeps_checksum) first.flags = 0;
+        last.length = static_cast<std::uint16_t>(last.length - cut.back);
+        if (cut.front > 0) trim_front(first, static_cast<std::uint16_t>(cut.front));
     }
 
-    void scatter(const Slot& done, std::span<const Piece> to, std::uint16_t num_buffers) {
-        std::byte header[kHeaderSize];
-        write_header(header, header_size_, num_buffers);
-        Scatter out{to};
-        out.put({header, header_size_});
-        out.put({Buffers::host_data(done.buffer), done.length});
+    void trim_front(Slot& first, std::uint16_t bytes) {
+        first.length = static_cast<std::uint16_t>(first.length - bytes);
+        if (first.kind == Kind::kHost) {
+            first.front = bytes;
+            return;
+        }
+        std::byte* data = Buffers::data(first.buffer);
+        std::memmove(data, data + bytes, first.length);
+        counters_.moved_bytes.add(first.length);
     }
 
-    std::uint32_t complete_over_short_chains() {
-        std::uint32_t completed = 0;
-        while (!gathered_.empty() && pending() > 0 && complete_gathered()) {
-            bind();
-            completed += 1 + complete_bound();
-        }
-        return completed;
+    // --- Completion ---
+
+    template <DeviceRing Ring>
+    std::uint32_t complete_on(Ring& ring) {
+        bind(ring);
+        std::uint32_t frames = 0;
+        while (complete_ != returned_ && complete_front(ring)) ++frames;
+        if (frames > 0) ring.publish();
+        return frames;
     }
 
-    // The frame at the front goes to short chains, as many as it takes. False: the driver has not
-    // posted enough of them, so it waits. REQUIRES: the front is pending and unbound.
-    bool complete_gathered() {
-        const Slot& done = slot(complete_);
-        const std::uint32_t total = header_size_ + done.length;
-        while (gathered_.capacity() < total && !gathered_.full()) {
-            if (ring_.available() == 0 || !acquire_chain()) return false;
-            gathered_.add(head_, chain_);
+    // False: the frame at the front has not got its chains yet.
+    template <DeviceRing Ring>
+    bool complete_front(Ring& ring) {
+        Slot& front = slot(complete_);
+        const std::uint32_t count = front.frame_pieces;
+        const std::uint32_t bound = std::min(bound_ - complete_, count);
+        if (bound == 1 && count == 1 && front.kind == Kind::kGuest && !dropped(front)) [[likely]] {
+            finish_single(ring, front);
+            return true;
         }
-        // A header lies in one chain, and the NIC's frame in what can be gathered.
-        const bool fits =
-            gathered_.capacity() >= total && gathered_.front_capacity() >= header_size_;
-        if (fits) {
-            scatter(done, gathered_.pieces(), gathered_.count());
-            counters_.copy(CopyReason::kSmall);
-            count_received(done);
-        } else {
-            counters_.drop(DropReason::kTooBig);
-        }
-        gathered_.complete(ring_, fits ? total : 0);
-        idle_.push_back(done.buffer);
-        bound_ = ++complete_;
+        bool fits = true;
+        if (bound < count && !gather_for_front(ring, bound, fits)) return false;
+        finish_front(ring, bound, fits);
         return true;
     }
 
-    // Chains acquired in avail order for the frame at the front of the FIFO.
-    class Gathered {
-      public:
-        static constexpr std::size_t kMaxChains = 64;
+    // The common case: a frame in one buffer, and that is the guest's.
+    template <DeviceRing Ring>
+    void finish_single(Ring& ring, Slot& done) {
+        write_header(done.header, header_size_, done.flags);
+        counters_.zero_copied.add(1);
+        count_received(done.length);
+        release(ring, done, header_size_ + done.length);
+        ++complete_;
+    }
 
-        bool empty() const { return count_ == 0; }
-        bool full() const { return count_ == kMaxChains; }
-        std::uint16_t count() const { return count_; }
-        std::uint32_t capacity() const { return capacity_; }  // bytes of all chains
-        std::uint32_t front_capacity() const { return chains_[0].capacity; }
-        std::span<const Piece> pieces() const { return {pieces_.get(), piece_count_}; }
-
-        void clear() {
-            count_ = 0;
-            piece_count_ = 0;
-            capacity_ = 0;
+    // The pieces of the front frame go to the chains they are bound to, those from `bound` on to
+    // the gathered ones, and all the heads to the used ring. A frame that does not fit is never
+    // truncated: its heads return empty, which drivers recycle.
+    template <DeviceRing Ring>
+    void finish_front(Ring& ring, std::uint32_t bound, bool fits) {
+        const std::uint32_t count = slot(complete_).frame_pieces;
+        const bool drop = dropped(slot(complete_));
+        const bool placed = fits && !drop && fits_bound(bound);
+        if (placed) {
+            place(bound, count);
+        } else if (!drop) {
+            counters_.drop(DropReason::kTooBig);
         }
-
-        // REQUIRES: !full().
-        void add(Head head, const Chain& chain) {
-            chains_[count_++] = {head, chain.capacity()};
-            std::ranges::copy(chain.pieces(), &pieces_[piece_count_]);
-            piece_count_ += chain.pieces().size();
-            capacity_ = saturating_sum(capacity_, chain.capacity());
-        }
-
-        // Puts every head on the used ring, with its share of `written` bytes.
-        void complete(SplitRing& ring, std::uint32_t written) {
-            for (const Entry& chain : std::span(chains_).first(count_)) {
-                const std::uint32_t share = std::min(written, chain.capacity);
-                ring.complete(chain.head, share);
-                written -= share;
-            }
-            clear();
-        }
-
-      private:
-        struct Entry {
-            Head head;
-            std::uint32_t capacity;
-        };
-        std::array<Entry, kMaxChains> chains_{};
-        std::unique_ptr<Piece[]> pieces_ =
-            std::make_unique<Piece[]>(kMaxChains * Chain::kMaxPieces);
-        std::size_t piece_count_ = 0;
-        std::uint32_t capacity_ = 0;
-        std::uint16_t count_ = 0;
-    };
-
-    // Fills pieces in order, without holes. REQUIRES: what is put fits.
-    struct Scatter {
-        std::span<const Piece> to;
-        std::uint32_t filled = 0;  // bytes of to.front()
-
-        void put(std::span<const std::byte> from) {
-            while (!from.empty()) {
-                const std::size_t n =
-                    std::min<std::size_t>(from.size(), to.front().length - filled);
-                std::memcpy(to.front().hva + filled, from.data(), n);
-                from = from.subspan(n);
-                filled += static_cast<std::uint32_t>(n);
-                if (filled == to.front().length) {
-                    to = to.subspan(1);
-                    filled = 0;
-                }
-            }
-        }
-    };
-
-    // The driver posts nothing and the NIC must be fed: the newest pending frames are dropped,
-    // which cannot reorder. Everything pending is unbound here, so the older frames move up to
-    // the NIC's slots, which are in use and cannot move.
-    void drop_newest(std::uint32_t count) {
-        for (std::uint32_t i = 1; i <= count; ++i) idle_.push_back(slot(returned_ - i).buffer);
-        for (std::uint32_t at = returned_; at != complete_ + count; --at) {
-            slot(at - 1) = slot(at - 1 - count);
+        for (std::uint32_t i = 0; i < count; ++i) {
+            Slot& piece = slot(complete_ + i);
+            if (i >= bound) piece.head = {};
+            release(ring, piece, placed ? bytes_of(i, i + 1) : 0);
         }
         complete_ += count;
-        bound_ += count;
-        counters_.drop(broken_ ? DropReason::kBroken : DropReason::kNoBuffer, count);
+        if (bound == count) return;
+        for (const auto& chain : gathered_.chains()) {
+            ring.complete(chain.head, placed ? chain.used : 0);
+        }
+        gathered_.clear();
+        bound_ = complete_;
+        bind(ring);
+    }
+
+    // Whether the first `bound` pieces fit the chains they are bound to. Without MRG_RXBUF slots
+    // are bound where frames have one piece: more of them are an error of the NIC.
+    bool fits_bound(std::uint32_t bound) {
+        if (!mergeable_ && bound > 0 && slot(complete_).frame_pieces > 1) return false;
+        for (std::uint32_t i = 0; i < bound; ++i) {
+            const Slot& piece = slot(complete_ + i);
+            if (piece.kind == Kind::kHost && bytes_of(i, i + 1) > piece.capacity) return false;
+        }
+        return true;
+    }
+
+    // REQUIRES: everything fits.
+    void place(std::uint32_t bound, std::uint32_t count) {
+        // Gathered chains beyond a frame that is bound wait for a later one.
+        const bool gathered = bound < count;
+        const auto num_buffers =
+            static_cast<std::uint16_t>(bound + (gathered ? gathered_.count() : 0));
+        bool copied = gathered;
+        CopyReason reason = binds_ahead_ ? CopyReason::kSmall : CopyReason::kUnmerged;
+        for (std::uint32_t i = 0; i < bound; ++i) {
+            if (place_bound(i, num_buffers)) {
+                copied = true;
+                reason = slot(complete_ + i).reason;
+            }
+        }
+        if (gathered) place_gathered(bound, count, num_buffers);
+        if (copied) {
+            counters_.copy(reason);
+        } else {
+            counters_.zero_copied.add(1);
+        }
+        const std::uint32_t length = bytes_of(0, count) - header_size_;
+        count_received(length);
+    }
+
+    // Piece `i` of the front frame. True: it had to be copied.
+    bool place_bound(std::uint32_t i, std::uint16_t num_buffers) {
+        const Slot& piece = slot(complete_ + i);
+        if (piece.kind == Kind::kHost) {
+            Scatter to{pieces(complete_ + i, piece.piece_count)};
+            if (i == 0) put_header(to, num_buffers);
+            put_data(to, piece);
+            return true;
+        }
+        if (i == 0) {
+            write_header(piece.header, header_size_, piece.flags, num_buffers);
+        } else {
+            move_down(piece);
+        }
+        return false;
+    }
+
+    void put_header(Scatter& to, std::uint16_t num_buffers) {
+        std::byte header[kHeaderSize];
+        write_header(header, header_size_, slot(complete_).flags, num_buffers);
+        to.put({header, header_size_});
+    }
+
+    void put_data(Scatter& to, const Slot& piece) {
+        to.put({Buffers::data(piece.buffer) + piece.front, piece.length});
+        counters_.moved_bytes.add(piece.length);
+    }
+
+    // Only a frame's first chain begins with a header (VIRTIO 5.1.6.4): the others' data moves
+    // down to where they begin.
+    void move_down(const Slot& piece) {
+        std::byte* data = Buffers::data(piece.buffer);
+        counters_.moved_bytes.add(piece.length);
+        if (data == piece.header + header_size_) [[likely]] {
+            std::memmove(piece.header, data, piece.length);
+            return;
+        }
+        // The room for the header is a buffer of its own.
+        const std::uint32_t split = std::min<std::uint32_t>(header_size_, piece.length);
+        std::memcpy(piece.header, data, split);
+        std::memmove(data, data + split, piece.length - split);
+    }
+
+    template <DeviceRing Ring>
+    void release(Ring& ring, Slot& done, std::uint32_t written) {
+        if (done.head.entries != 0) [[likely]]
+            ring.complete(done.head, written);
+        idle_.push_back(done.buffer);
+    }
+
+    void count_received(std::uint32_t length) {
+        counters_.rx_packets.add(1);
+        counters_.rx_bytes.add(length);
+    }
+
+    // Bytes of the front frame's pieces [first, last), with the header if that is among them.
+    std::uint32_t bytes_of(std::uint32_t first, std::uint32_t last) {
+        std::uint32_t bytes = first == 0 ? header_size_ : 0;
+        for (; first < last; ++first) bytes += slot(complete_ + first).length;
+        return bytes;
+    }
+
+    // --- Chains that are not bound in advance ---
+
+    // Pieces that share a chain: without MRG_RXBUF all of the frame.
+    std::uint32_t pieces_together(std::uint32_t count) const { return mergeable_ ? 1 : count; }
+
+    // Gathers chains for the front frame's pieces from `bound` on. False: the driver has not made
+    // enough of them available, or a slot may yet be bound, so the frame waits.
+    template <DeviceRing Ring>
+    bool gather_for_front(Ring& ring, std::uint32_t bound, bool& fits) {
+        if (broken_ || (binds_ahead_ && gathered_.empty())) return false;
+        const std::uint32_t count = slot(complete_).frame_pieces;
+        const std::uint32_t step = pieces_together(count);
+        std::size_t chains = 0;
+        for (std::uint32_t i = bound; i < count; i += step) {
+            const Gathering result = gather(ring, chains, bytes_of(i, i + step));
+            if (result == Gathering::kWaiting) return false;
+            fits = result == Gathering::kEnough;
+            if (!fits) return true;
+        }
+        // A header lies in one chain.
+        fits = bound > 0 || gathered_.chains().front().capacity >= header_size_;
+        return true;
+    }
+
+    enum class Gathering : std::uint8_t { kEnough, kWaiting, kNever };
+
+    // Makes sure that the gathered chains from `next` on hold `needed` bytes, and moves `next`
+    // behind them.
+    template <DeviceRing Ring>
+    Gathering gather(Ring& ring, std::size_t& next, std::uint32_t needed) {
+        const std::size_t first = next;
+        for (std::uint32_t room = 0; room < needed; ++next) {
+            if (next == gathered_.count()) {
+                if (gathered_.full() || (!mergeable_ && next > first)) return Gathering::kNever;
+                const Gathering another = gather_another(ring);
+                if (another != Gathering::kEnough) return another;
+            }
+            room = saturating_sum(room, gathered_.chains()[next].capacity);
+        }
+        return Gathering::kEnough;
+    }
+
+    template <DeviceRing Ring>
+    Gathering gather_another(Ring& ring) {
+        if (ring.available() == 0) {
+            return ring.exhausted() ? Gathering::kNever : Gathering::kWaiting;
+        }
+        if (!acquire_chain(ring)) return Gathering::kWaiting;
+        gathered_.add(head_, chain_);
+        return Gathering::kEnough;
+    }
+
+    void place_gathered(std::uint32_t bound, std::uint32_t count, std::uint16_t num_buffers) {
+        const std::uint32_t step = pieces_together(count);
+        std::size_t chain = 0;
+        for (std::uint32_t i = bound; i < count; i += step) {
+            Scatter to{gathered_.pieces_from(chain)};
+            if (i == 0) put_header(to, num_buffers);
+            for (std::uint32_t part = 0; part < step; ++part)
+                put_data(to, slot(complete_ + i + part));
+            chain = gathered_.allot(chain, bytes_of(i, i + step));
+        }
+    }
+
+    // --- Loss ---
+
+    // Gives the buffers of everything pending back.
+    void drop_pending() {
+        std::uint32_t frames = 0;
+        for (; complete_ != returned_; ++frames) {
+            for (std::uint32_t left = slot(complete_).frame_pieces; left > 0; --left) {
+                idle_.push_back(slot(complete_++).buffer);
+            }
+        }
+        counters_.drop(DropReason::kStopped, frames);
+    }
+
+    // The driver posts nothing and the NIC must be fed: the newest pending frames are dropped,
+    // which cannot reorder, until `excess` buffers are free. The front frame stays, because chains
+    // may be bound to its first pieces. The older frames move up to the NIC's slots, which are in
+    // use and cannot move.
+    void drop_newest(std::uint32_t excess) {
+        std::uint32_t dropped = 0;
+        std::uint32_t frames = 0;
+        while (dropped < excess) {
+            const std::uint32_t count = slot(returned_ - 1 - dropped).index + 1U;
+            if (dropped + count == pending()) break;
+            for (std::uint32_t i = 0; i < count; ++i) {
+                idle_.push_back(slot(returned_ - 1 - dropped - i).buffer);
+            }
+            dropped += count;
+            ++frames;
+        }
+        for (std::uint32_t at = returned_; at != complete_ + dropped; --at) {
+            move_slot(at - 1 - dropped, at - 1);
+        }
+        complete_ += dropped;
+        bound_ += dropped;
+        counters_.drop(broken_ ? DropReason::kBroken : DropReason::kNoBuffer, frames);
+    }
+
+    void move_slot(std::uint32_t from, std::uint32_t to) {
+        slot(to) = slot(from);
+        const std::span<const Piece> bound_to = pieces(from, slot(from).piece_count);
+        std::ranges::copy(bound_to, pieces(to, bound_to.size()).begin());
     }
 
     void set_broken(RingError error) {
@@ -456,15 +664,19 @@ class ReceivePath {
 
     const ReceiveLimits limits_;
     VmCounters& counters_;
-    SplitRing ring_;
+    [[no_unique_address]] Hook hook_;
+    AnyRing ring_;
     const GuestMemory* memory_ = nullptr;
     std::uint32_t header_size_ = kHeaderSize;
+    std::uint8_t verified_flags_ = 0;  // of the header of a frame whose checksum the NIC verified
     bool mergeable_ = false;
+    bool binds_ahead_ = true;  // chains are bound to slots before their frames are there
 
     std::uint32_t complete_ = 0;
     std::uint32_t returned_ = 0;
     std::uint32_t bound_ = 0;
     std::uint32_t posted_ = 0;
+    std::uint32_t arriving_ = 0;  // pieces of the frame being returned
 
     Head head_;  // of chain_
     bool broken_ = false;
@@ -475,7 +687,7 @@ class ReceivePath {
     std::unique_ptr<Piece[]> pieces_;
     std::vector<void*> idle_;  // capacity reserved for every buffer: never grows
     Chain chain_;
-    Gathered gathered_;  // not empty: a short chain is at the front of the avail ring
+    GatheredChains gathered_;  // not empty: a short chain is at the front of the avail ring
 };
 
 }  // namespace zecorx

@@ -86,6 +86,7 @@ struct NetHeader {
 static_assert(sizeof(NetHeader) == 12 && offsetof(NetHeader, num_buffers) == 10);
 
 inline constexpr std::uint8_t kNetHeaderNeedsCsum = 1;
+inline constexpr std::uint8_t kNetHeaderDataValid = 2;  // only with GUEST_CSUM
 inline constexpr std::uint8_t kNetHeaderGsoNone = 0;
 
 inline constexpr std::uint32_t kLegacyHeaderSize = 10;

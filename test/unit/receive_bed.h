@@ -18,21 +18,23 @@ namespace zecorx::test {
 
 // One of the NIC's buffers: host room, and where the NIC was told to write.
 struct FakeBuffer {
-    std::array<std::byte, 2048> room{};
+    std::vector<std::byte> room = std::vector<std::byte>(kMaxNicBuffer);
+    std::byte* data = nullptr;
     std::uint64_t iova = 0;  // kHost: the room
     static constexpr std::uint64_t kHost = 0;
 };
 
 struct FakeBuffers {
-    static void aim_at_guest(void* buffer, std::byte*, std::uint64_t iova) {
+    static void aim_at_guest(void* buffer, std::byte* data, std::uint64_t iova) {
+        static_cast<FakeBuffer*>(buffer)->data = data;
         static_cast<FakeBuffer*>(buffer)->iova = iova;
     }
     static void aim_at_host(void* buffer) {
-        static_cast<FakeBuffer*>(buffer)->iova = FakeBuffer::kHost;
+        auto* host = static_cast<FakeBuffer*>(buffer);
+        host->data = host->room.data();
+        host->iova = FakeBuffer::kHost;
     }
-    static const std::byte* host_data(void* buffer) {
-        return static_cast<FakeBuffer*>(buffer)->room.data();
-    }
+    static std::byte* data(void* buffer) { return static_cast<FakeBuffer*>(buffer)->data; }
 };
 
 // How the PMD replaces the buffers it delivers.
@@ -44,6 +46,7 @@ enum class PmdMode {
 
 struct ReceiveBedOptions {
     NetDriverOptions driver{};
+    QueueGeometry geometry = QueueGeometry::whole(PortGeometry{}.max_frame(true));
     PmdMode pmd = PmdMode::kVector;
     std::uint32_t nic_ring = 512;
     std::uint32_t low_water = 64;
@@ -58,9 +61,10 @@ class ReceiveBed {
           memory_(memory),
           view_(memory, options.iova),
           driver_(memory, options.driver),
-          buffers_(options.nic_ring + 64 + options.pending_cap + 64),
+          buffers_(options.nic_ring + 64 + options.pending_cap +
+                   kBurst * (options.geometry.descriptors() + 1)),
           path_(static_cast<std::uint32_t>(buffers_.size()),
-                {.max_frame = PortGeometry{}.max_frame(),
+                {.geometry = options.geometry,
                  .low_water = options.low_water,
                  .pending_cap = options.pending_cap},
                 counters_) {
@@ -79,25 +83,36 @@ class ReceiveBed {
     // holds, then the path lets go.
     std::uint16_t stop() {
         for (std::size_t i = 0; i <= options_.nic_ring / kBurst; ++i) poll();
+        for (const Filled& filled : assembling_) path_.give_back(filled.buffer);
+        assembling_.clear();
         for (void* buffer : posted_) path_.give_back(buffer);
         posted_.clear();
         missing_ = 0;
         return path_.detach();
     }
 
-    // A frame on the wire: written by DMA to the next posted buffer, or lost. False: lost.
+    // A frame on the wire: written by DMA to the next posted buffers, or lost. False: lost.
     bool arrive(std::span<const std::byte> frame) {
-        if (posted_.empty()) return false;
-        auto* buffer = static_cast<FakeBuffer*>(posted_.front());
-        posted_.pop_front();
-        dma_write(*buffer, frame);
-        filled_.push_back({buffer, static_cast<std::uint32_t>(frame.size())});
+        const std::size_t room = options_.geometry.nic_buffer;
+        if (posted_.size() * room < frame.size() || posted_.empty()) return false;
+        do {
+            const std::size_t n = std::min(room, frame.size());
+            auto* buffer = static_cast<FakeBuffer*>(posted_.front());
+            posted_.pop_front();
+            dma_write(*buffer, frame.first(n));
+            frame = frame.subspan(n);
+            filled_.push_back(
+                {buffer, {static_cast<std::uint32_t>(n), frame.empty(), checksum_verified_}});
+        } while (!frame.empty());
         return true;
     }
 
-    // One poll of the worker. Returns how many heads were completed.
+    // What the NIC says of the checksums of frames that arrive from now on.
+    void verify_checksums(bool verified) { checksum_verified_ = verified; }
+
+    // One poll of the worker. Returns how many frames were completed.
     std::uint32_t poll() {
-        for (const Filled& filled : rx_burst()) path_.returned(filled.buffer, filled.length);
+        for (const Filled& filled : rx_burst()) path_.returned(filled.buffer, filled.delivery);
         return path_.complete();
     }
 
@@ -116,7 +131,7 @@ class ReceiveBed {
   private:
     struct Filled {
         void* buffer;
-        std::uint32_t length;
+        Delivery delivery;
     };
     static constexpr std::size_t kBurst = 32;
 
@@ -146,28 +161,32 @@ class ReceiveBed {
         return true;
     }
 
+    // Whole frames only: the PMD keeps what has come of one until its end is there.
     std::vector<Filled> rx_burst() {
-        switch (options_.pmd) {
-            case PmdMode::kVector:
-                if (missing_ >= kBurst && refill(kBurst)) missing_ -= kBurst;
-                break;
-            case PmdMode::kBulk:
-                if (missing_ >= 64) {
-                    if (!refill(64)) return {};
-                    missing_ -= 64;
-                }
-                break;
-            case PmdMode::kScalar:
-                break;
-        }
-        std::vector<Filled> burst;
-        while (!filled_.empty() && burst.size() < kBurst) {
+        if (!refill_missing()) return {};
+        for (std::size_t i = 0; i < kBurst && !filled_.empty(); ++i) {
             if (options_.pmd == PmdMode::kScalar && !refill(1)) break;
-            burst.push_back(filled_.front());
+            assembling_.push_back(filled_.front());
             filled_.pop_front();
             if (options_.pmd != PmdMode::kScalar) ++missing_;
         }
-        return burst;
+        const auto end = std::find_if(assembling_.rbegin(), assembling_.rend(),
+                                      [](const Filled& f) { return f.delivery.end_of_frame; });
+        std::vector<Filled> frames(assembling_.begin(), end.base());
+        assembling_.erase(assembling_.begin(), end.base());
+        return frames;
+    }
+
+    // False: nothing is delivered before there are buffers.
+    bool refill_missing() {
+        if (options_.pmd == PmdMode::kVector && missing_ >= kBurst && refill(kBurst)) {
+            missing_ -= kBurst;
+        }
+        if (options_.pmd == PmdMode::kBulk && missing_ >= 64) {
+            if (!refill(64)) return false;
+            missing_ -= 64;
+        }
+        return true;
     }
 
     const ReceiveBedOptions options_;
@@ -177,9 +196,11 @@ class ReceiveBed {
     std::vector<FakeBuffer> buffers_;
     VmCounters counters_;
     ReceivePath<FakeBuffers> path_;
-    std::deque<void*> posted_;   // the NIC's descriptor ring
-    std::deque<Filled> filled_;  // written back, not delivered yet
-    std::size_t missing_ = 0;    // descriptors the PMD has not refilled
+    std::deque<void*> posted_;        // the NIC's descriptor ring
+    std::deque<Filled> filled_;       // written back, not delivered yet
+    std::vector<Filled> assembling_;  // delivered but for the end of their frame
+    bool checksum_verified_ = false;
+    std::size_t missing_ = 0;  // descriptors the PMD has not refilled
 };
 
 }  // namespace zecorx::test

@@ -76,7 +76,7 @@ TEST_CASE("every layout a guest posts gets the same bytes, by DMA or by copy") {
 }
 
 TEST_CASE("a buffer takes DMA exactly when it holds the longest frame") {
-    const std::uint32_t f = PortGeometry{}.max_frame();
+    const std::uint32_t f = PortGeometry{}.max_frame(true);
     const std::uint32_t length = GENERATE_COPY(f - 1, f, f + 1);
     FakeMemory memory(16_MiB);
     ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(length)}});
@@ -330,7 +330,8 @@ TEST_CASE("a buffer the NIC returns out of order breaks the ring") {
     FakeMemory memory(16_MiB);
     VmCounters counters;
     std::vector<FakeBuffer> buffers(4);
-    ReceivePath<FakeBuffers> path(4, {.max_frame = 1518, .pending_cap = 4}, counters);
+    ReceivePath<FakeBuffers> path(4, {.geometry = QueueGeometry::whole(1518), .pending_cap = 4},
+                                  counters);
     for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
     NetDriver driver(memory);
     driver.refill();
@@ -339,7 +340,7 @@ TEST_CASE("a buffer the NIC returns out of order breaks the ring") {
     std::array<void*, 2> posted{};
     REQUIRE(path.dequeue(posted, Refill::kMustSupply));
 
-    path.returned(posted[1], 64);
+    path.returned(posted[1], {.length = 64});
 
     CHECK(path.broken());
     CHECK(path.error() == RingError::kOrder);
@@ -419,7 +420,8 @@ TEST_CASE("hostile receive rings break the ring and touch nothing") {
 
     VmCounters counters;
     std::vector<FakeBuffer> buffers(8);
-    ReceivePath<FakeBuffers> path(8, {.max_frame = 1518, .pending_cap = 2}, counters);
+    ReceivePath<FakeBuffers> path(8, {.geometry = QueueGeometry::whole(1518), .pending_cap = 2},
+                                  counters);
     for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
     const DeviceView view(memory);
     path.attach(view.ring(queue, memory), view.guest(), kFeatureVersion1);
@@ -431,7 +433,7 @@ TEST_CASE("hostile receive rings break the ring and touch nothing") {
     for (void* buffer : posted) {
         CHECK(static_cast<FakeBuffer*>(buffer)->iova == FakeBuffer::kHost);
     }
-    for (void* buffer : posted) path.returned(buffer, 64);
+    for (void* buffer : posted) path.returned(buffer, {.length = 64});
     CHECK(path.complete() == 0);
     CHECK(counters.dropped[static_cast<std::size_t>(DropReason::kBroken)].get() == 2);
     CHECK(queue.used_idx() == 0);
