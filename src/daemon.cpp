@@ -79,7 +79,7 @@ Daemon::Daemon(const Options& options) : options_(options) {
     }
     eal_ = std::make_unique<Eal>(options_, bdf,
                                  options_.nic.soft || uses_physical_iova(options_.nic.bdf));
-    port_ = std::make_unique<Port>(bdf, static_cast<std::uint16_t>(options_.vms.size()));
+    port_ = std::make_unique<Port>(bdf, options_.vms, options_.nic.mtu);
     for (std::size_t i = 0; i < options_.worker_cpus.size(); ++i) {
         workers_.push_back(std::make_unique<Worker>(Eal::worker_lcore(i), options_.idle_sleep));
     }
@@ -91,8 +91,7 @@ Daemon::Daemon(const Options& options) : options_(options) {
 // VMs go round robin over the workers.
 void Daemon::make_vms() {
     for (std::size_t i = 0; i < options_.vms.size(); ++i) {
-        const VmOptions& vm = options_.vms[i];
-        vms_.push_back(std::make_unique<Vm>(vm.name, vm.mac, *port_,
+        vms_.push_back(std::make_unique<Vm>(options_.vms[i], *port_,
                                             port_->queues_of(static_cast<std::uint16_t>(i)),
                                             *workers_[i % workers_.size()]));
     }

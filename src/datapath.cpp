@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "zecorx/announcement.h"
+
 namespace zecorx {
 namespace {
 
@@ -124,7 +126,7 @@ bool Datapath::stage_frames(std::uint32_t count) noexcept {
         }
         mbuf->data_len = static_cast<std::uint16_t>(length);
         mbuf->pkt_len = length;
-        if (learn_) [[unlikely]]
+        if (learn_.first_frame || learn_.announcements) [[unlikely]]
             learn_from(mbuf);
         staged_[staged_end_++] = mbuf;
     }
@@ -146,11 +148,15 @@ void Datapath::learn_from(const rte_mbuf* frame) noexcept {
     constexpr std::size_t kSourceOffset = 6;  // destination address first, IEEE 802.3 3.1.1
     const auto source =
         MacAddress::from_wire({rte_pktmbuf_mtod_offset(frame, const std::byte*, kSourceOffset), 6});
-    if (!source.is_station()) return;
     std::uint64_t packed = 0;
     std::memcpy(&packed, source.bytes.data(), source.bytes.size());
+    if (packed == learned_.load(std::memory_order_relaxed) || !source.is_station()) return;
+    if (!learn_.first_frame &&
+        !announces_address({rte_pktmbuf_mtod(frame, const std::byte*), frame->data_len})) {
+        return;
+    }
     learned_.store(packed, std::memory_order_relaxed);
-    learn_ = false;
+    learn_.first_frame = false;
     transmit_held_.store(true, std::memory_order_relaxed);
     needs_control_.store(true, std::memory_order_release);
 }

@@ -72,9 +72,14 @@ class Datapath {
     // Control side; while a worker holds the datapath only after needs_control().
     bool broken() const { return broken_.load(std::memory_order_acquire); }
     std::string describe_broken() const;
-    // Learn the VM's address from what it sends next. Frames then wait from the first one on
-    // until release_transmit(), so that the answer finds the address steered.
-    void learn_address(bool learn) {
+    // Which of the frames it sends tell a VM's address.
+    struct LearnFrom {
+        bool first_frame = false;
+        bool announcements = false;  // those of a new address
+    };
+    // Learn the VM's address from what it sends next. Frames then wait from the one that tells it
+    // on until release_transmit(), so that the answer finds the address steered.
+    void learn_address(LearnFrom learn) {
         learn_ = learn;
         learned_.store(0, std::memory_order_relaxed);
         transmit_held_.store(false, std::memory_order_relaxed);
@@ -110,7 +115,7 @@ class Datapath {
     std::array<rte_mbuf*, kBurst> staged_{};
     std::uint16_t staged_first_ = 0;
     std::uint16_t staged_end_ = 0;
-    bool learn_ = false;
+    LearnFrom learn_;
 
     std::atomic<bool> broken_{false};
     std::atomic<bool> needs_control_{false};

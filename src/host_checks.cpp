@@ -41,16 +41,10 @@ std::uint64_t free_huge_kib() {
     return total;
 }
 
-// Where EAL looks for PCI devices too.
-fs::path device_path(const std::string& bdf) {
-    const char* directory = std::getenv("SYSFS_PCI_DEVICES");
-    return fs::path(directory != nullptr ? directory : "/sys/bus/pci/devices") / bdf;
-}
-
 // The driver's name; empty: none.
 std::string driver_of(const std::string& bdf) {
     std::error_code error;
-    const fs::path link = fs::read_symlink(device_path(bdf) / "driver", error);
+    const fs::path link = fs::read_symlink(pci_device_path(bdf) + "/driver", error);
     return error ? "" : link.filename().string();
 }
 
@@ -75,7 +69,7 @@ void check_huge_pages(unsigned mebibytes) {
 }
 
 void check_pci_device(const std::string& bdf) {
-    if (!fs::exists(device_path(bdf))) {
+    if (!fs::exists(pci_device_path(bdf))) {
         throw std::runtime_error(fmt::format(
             "there is no PCI device {}; 'lspci -D -d 8086:' lists Intel's, --pci soft needs none",
             bdf));
@@ -86,6 +80,11 @@ void check_pci_device(const std::string& bdf) {
         fmt::format("PCI device {} is bound to {}; bind it to vfio-pci with 'dpdk-devbind.py -b "
                     "vfio-pci {}' (the kernel loses the interface)",
                     bdf, driver.empty() ? "no driver" : "the kernel driver " + driver, bdf));
+}
+
+std::string pci_device_path(const std::string& bdf) {
+    const char* directory = std::getenv("SYSFS_PCI_DEVICES");
+    return fmt::format("{}/{}", directory != nullptr ? directory : "/sys/bus/pci/devices", bdf);
 }
 
 bool uses_physical_iova(const std::string& bdf) {

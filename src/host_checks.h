@@ -15,6 +15,9 @@ void check_huge_pages(unsigned mebibytes);
 // Throws std::runtime_error.
 void check_pci_device(const std::string& bdf);
 
+// The device's directory in sysfs, where EAL looks for it too.
+std::string pci_device_path(const std::string& bdf);
+
 // Whether the device is reached without an IOMMU's translation (a UIO driver).
 bool uses_physical_iova(const std::string& bdf);
 

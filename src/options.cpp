@@ -26,6 +26,13 @@ namespace po = boost::program_options;
 constexpr unsigned kMostHugeMemory = 1U << 20;  // MiB
 constexpr unsigned kLongestInterval = 86400;    // seconds, a day
 constexpr std::size_t kMaxName = 16;  // mempools carry it in their names, which DPDK limits
+constexpr unsigned kLeastMtu = 68;    // RFC 791 3.2
+constexpr unsigned kMostMtu = 9216;
+constexpr std::uint16_t kFirstVlan = 1;    // 0 marks a priority tag, IEEE 802.1Q 9.6
+constexpr std::uint16_t kLastVlan = 4094;  // 4095 is reserved
+constexpr std::size_t kPortVlans = 64;     // PFVLVF, 82599 datasheet 8.2.3.27.12
+constexpr std::size_t kPortMacs = 127;     // RAL/RAH 8.2.3.7.7 less the host's own
+constexpr unsigned kMostRxbuf = 16384;     // SRRCTL.BSIZEPACKET, 8.2.3.8.7
 
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
@@ -48,10 +55,19 @@ po::options_description shared_options() {
         ("vdev", po::value<std::vector<std::string>>()->value_name("NAME[,KEY=VALUE...]"),
          "a VM, repeatable. Keys:\n"
          "iface=PATH   vhost-user socket [RUNTIME_DIR/NAME.sock]\n"
-         "mac=ADDRESS  its MAC address [learned from the guest]\n"
-         "client=0|1   connect to the frontend's socket instead of listening, with retry [0]")  //
+         "client=0|1   connect to the frontend's socket instead of listening, with retry [0]\n"
+         "mac=ADDRESS  a MAC address of it, repeatable [learned from the guest]\n"
+         "learn=0|1    let the first address follow what the guest announces [0]\n"
+         "vlan=ID      frames of this VLAN only, without their tag inside the VM\n"
+         "trunk=IDS    frames of these VLANs with their tags, as in 10:20:100-110, and untagged "
+         "ones [untagged only]\n"
+         "promisc=0|1  also unicast frames to addresses of no other VM [0]\n"
+         "allmulti=0|1 multicast frames; broadcast comes in any case [1]\n"
+         "rxbuf=BYTES|auto  the NIC's receive buffer, a multiple of 1024 up to 16384 [auto]")  //
         ("pci", po::value<std::string>()->value_name("BDF|soft[,KEY=VALUE...]"),
-         "the 82599 at this PCI address, or the embedded software 82599 [soft]. Keys of soft:\n"
+         "the 82599 at this PCI address, or the embedded software 82599 [soft]. Keys:\n"
+         "mtu=BYTES           68 to 9216 [1500]\n"
+         "and of soft, last:\n"
          "wire=tap:NAME       a TAP interface\n"
          "wire=pcap:IN[,OUT]  capture files\n"
          "wire=gen:...        a traffic generator")  //
@@ -137,19 +153,82 @@ bool parse_flag(const VmOptions& vm, std::string_view key, std::string_view valu
     return value == "1";
 }
 
+MacAddress parse_mac(const VmOptions& vm, std::string_view value) {
+    const auto mac = MacAddress::parse(value);
+    if (!mac || !mac->is_station()) {
+        fail("--vdev {}: mac={} is no unicast MAC address like 52:54:00:12:34:56", vm.name, value);
+    }
+    return *mac;
+}
+
+std::optional<std::uint16_t> to_vlan(std::string_view text) {
+    const auto number = to_number(text);
+    if (!number || *number < kFirstVlan || *number > kLastVlan) return std::nullopt;
+    return static_cast<std::uint16_t>(*number);
+}
+
+std::uint16_t parse_vlan(const VmOptions& vm, std::string_view value) {
+    const auto vlan = to_vlan(value);
+    if (!vlan) {
+        fail("--vdev {}: vlan={} is no VLAN ID from {} to {}", vm.name, value, kFirstVlan,
+             kLastVlan);
+    }
+    return *vlan;
+}
+
+// IDs and ranges of them between colons, since commas separate keys.
+std::vector<std::uint16_t> parse_trunk(const VmOptions& vm, std::string_view value) {
+    std::set<std::uint16_t> vlans;
+    for (std::string_view rest = value;;) {
+        const auto colon = rest.find(':');
+        const std::string_view item = rest.substr(0, colon);
+        const auto dash = item.find('-');
+        const auto first = to_vlan(item.substr(0, dash));
+        const auto last = dash == item.npos ? first : to_vlan(item.substr(dash + 1));
+        if (!first || !last || *first > *last) {
+            fail("--vdev {}: trunk={} must be VLAN IDs from {} to {} as in 10:20:100-110", vm.name,
+                 value, kFirstVlan, kLastVlan);
+        }
+        for (std::uint16_t vlan = *first; vlan <= *last; ++vlan) vlans.insert(vlan);
+        if (colon == rest.npos) return {vlans.begin(), vlans.end()};
+        rest.remove_prefix(colon + 1);
+    }
+}
+
+std::optional<std::uint32_t> parse_rxbuf(const VmOptions& vm, std::string_view value) {
+    if (value == "auto") return std::nullopt;
+    const auto bytes = to_number(value);
+    if (!bytes || *bytes == 0 || *bytes % kNicBufferStep != 0 || *bytes > kMostRxbuf) {
+        fail("--vdev {}: rxbuf={} must be auto or a multiple of {} up to {}", vm.name, value,
+             kNicBufferStep, kMostRxbuf);
+    }
+    return *bytes;
+}
+
 void set_key(VmOptions& vm, std::string_view key, std::string_view value) {
     if (key == "iface") {
         vm.socket_path = value;
     } else if (key == "client") {
         vm.client = parse_flag(vm, key, value);
     } else if (key == "mac") {
-        vm.mac = MacAddress::parse(value);
-        if (!vm.mac || !vm.mac->is_station()) {
-            fail("--vdev {}: mac={} is no unicast MAC address like 52:54:00:12:34:56", vm.name,
-                 value);
-        }
+        vm.macs.push_back(parse_mac(vm, value));
+    } else if (key == "learn") {
+        vm.learn = parse_flag(vm, key, value);
+    } else if (key == "vlan") {
+        vm.vlan = parse_vlan(vm, value);
+    } else if (key == "trunk") {
+        vm.trunk = parse_trunk(vm, value);
+    } else if (key == "promisc") {
+        vm.promisc = parse_flag(vm, key, value);
+    } else if (key == "allmulti") {
+        vm.allmulti = parse_flag(vm, key, value);
+    } else if (key == "rxbuf") {
+        vm.rxbuf = parse_rxbuf(vm, value);
     } else {
-        fail("--vdev {}: unknown key '{}'; the keys are iface, mac and client", vm.name, key);
+        fail(
+            "--vdev {}: unknown key '{}'; the keys are iface, client, mac, learn, vlan, trunk, "
+            "promisc, allmulti and rxbuf",
+            vm.name, key);
     }
 }
 
@@ -180,11 +259,15 @@ VmOptions parse_vdev(const std::string& text) {
             if (pair.value == nullptr || *pair.value == '\0') {
                 fail("--vdev {}: key '{}' has no value", vm.name, pair.key);
             }
-            if (!seen.insert(pair.key).second) {
+            if (!seen.insert(pair.key).second && pair.key != std::string_view("mac")) {
                 fail("--vdev {}: key '{}' is given twice", vm.name, pair.key);
             }
             set_key(vm, pair.key, pair.value);
         }
+    }
+    if (vm.vlan && !vm.trunk.empty()) {
+        fail("--vdev {}: vlan and trunk exclude each other; a trunk may name that VLAN too",
+             vm.name);
     }
     if (vm.socket_path.empty()) {
         vm.default_socket = true;
@@ -204,9 +287,29 @@ void check_distinct(const std::vector<VmOptions>& vms) {
         if (!paths.insert(vm.socket_path).second) {
             fail("two --vdev have the socket {}", vm.socket_path);
         }
-        if (vm.mac && !macs.insert(vm.mac->to_string()).second) {
-            fail("two --vdev have the MAC address {}", vm.mac->to_string());
+        for (const MacAddress& mac : vm.macs) {
+            if (!macs.insert(mac.to_string()).second) {
+                fail("the MAC address {} is given twice", mac.to_string());
+            }
         }
+    }
+}
+
+// One port has to filter for all VMs.
+void check_filters(const std::vector<VmOptions>& vms) {
+    std::set<std::uint16_t> vlans;
+    std::size_t macs = 0;
+    for (const VmOptions& vm : vms) {
+        if (vm.vlan) vlans.insert(*vm.vlan);
+        vlans.insert(vm.trunk.begin(), vm.trunk.end());
+        macs += std::max<std::size_t>(vm.macs.size(), 1);
+    }
+    if (vlans.size() > kPortVlans) {
+        fail("the --vdev name {} VLANs, but a port filters {}; use fewer", vlans.size(),
+             kPortVlans);
+    }
+    if (macs > kPortMacs) {
+        fail("the --vdev need {} MAC addresses, but a port filters {}; use fewer", macs, kPortMacs);
     }
 }
 
@@ -217,14 +320,49 @@ bool is_bdf(std::string_view text) {
            });
 }
 
+std::uint32_t parse_mtu(std::string_view value, const std::string& all) {
+    const auto mtu = to_number(value);
+    if (!mtu || *mtu < kLeastMtu || *mtu > kMostMtu) {
+        fail("--pci {}: mtu={} must be {} to {}", all, value, kLeastMtu, kMostMtu);
+    }
+    return *mtu;
+}
+
+// Takes mtu= out of the keys behind the port's name. wire= comes last and may contain commas.
+NicOptions parse_pci_keys(std::string_view keys, const std::string& all) {
+    constexpr std::string_view kMtu = "mtu=";
+    NicOptions nic;
+    while (!keys.empty() && !keys.starts_with("wire=")) {
+        const auto comma = keys.find(',');
+        const std::string_view key = keys.substr(0, comma);
+        if (key.starts_with(kMtu)) {
+            nic.mtu = parse_mtu(key.substr(kMtu.size()), all);
+        } else {
+            nic.soft_args.append(key).append(",");
+        }
+        keys = comma == keys.npos ? "" : keys.substr(comma + 1);
+    }
+    nic.soft_args.append(keys);
+    if (nic.soft_args.ends_with(',')) nic.soft_args.pop_back();
+    return nic;
+}
+
 NicOptions parse_pci(const std::string& text) {
-    if (text == "soft") return {};
-    if (text.starts_with("soft,")) return {.bdf = {}, .soft_args = text.substr(5)};
-    if (!is_bdf(text)) {
+    const auto comma = text.find(',');
+    const std::string name = text.substr(0, comma);
+    if (name != "soft" && !is_bdf(name)) {
         fail("--pci {}: expected a PCI address like 0000:03:00.0, or soft for the software 82599",
              text);
     }
-    return {.soft = false, .bdf = text, .soft_args = {}};
+    NicOptions nic = parse_pci_keys(comma == text.npos ? "" : text.substr(comma + 1), text);
+    nic.soft = name == "soft";
+    if (nic.soft) return nic;
+    if (!nic.soft_args.empty()) {
+        fail("--pci {}: '{}' is no key of a PCI address; the one there is is mtu", text,
+             nic.soft_args);
+    }
+    nic.bdf = name;
+    return nic;
 }
 
 std::vector<unsigned> allowed_cpus() {
@@ -304,6 +442,7 @@ void fill(Options& options, const po::variables_map& values) {
     }
     if (options.vms.empty()) fail("no VM given; add --vdev net_vhost0, or see --help");
     check_distinct(options.vms);
+    check_filters(options.vms);
     if (values.count("pci")) options.nic = parse_pci(text("pci"));
     options.worker_cpus = values.count("lcores") ? parse_lcores(text("lcores"))
                                                  : std::vector<unsigned>{allowed_cpus().back()};

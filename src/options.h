@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "zecorx/geometry.h"
 #include "zecorx/mac_address.h"
 
 namespace zecorx {
@@ -18,20 +19,30 @@ class OptionError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// One --vdev NAME[,iface=PATH][,mac=ADDRESS][,client=0|1].
+// One --vdev NAME[,KEY=VALUE...].
 struct VmOptions {
     std::string name;
-    std::string socket_path;        // never empty
-    bool default_socket = false;    // in the daemon's own runtime directory
-    std::optional<MacAddress> mac;  // none: learned from the guest
-    bool client = false;            // connect to the frontend instead of listening for it
+    std::string socket_path{};       // never empty once parsed
+    bool default_socket = false;     // in the daemon's own runtime directory
+    bool client = false;             // connect to the frontend instead of listening for it
+    std::vector<MacAddress> macs{};  // none: the first is learned from the guest
+    bool learn = false;              // follow the address that the guest announces
+    // Tagged on the wire, untagged in the VM, which gets frames of this VLAN only.
+    std::optional<std::uint16_t> vlan{};
+    // Frames of these VLANs are delivered with their tags, beside untagged ones. Ascending; empty
+    // where `vlan` is set. A VM with neither gets untagged frames only.
+    std::vector<std::uint16_t> trunk{};
+    bool promisc = false;                  // unicast frames to addresses of nobody else, too
+    bool allmulti = true;                  // multicast frames; broadcast comes in any case
+    std::optional<std::uint32_t> rxbuf{};  // bytes of a NIC receive buffer; none: chosen
 };
 
-// --pci BDF, or --pci soft[,wire=...].
+// --pci BDF[,mtu=N], or --pci soft[,mtu=N][,wire=...].
 struct NicOptions {
     bool soft = true;
-    std::string bdf;        // of a real NIC
-    std::string soft_args;  // what follows "soft,"
+    std::string bdf{};        // of a real NIC
+    std::string soft_args{};  // what follows "soft," less mtu=
+    std::uint32_t mtu = kDefaultMtu;
 };
 
 enum class StatsFormat { kText, kJson };

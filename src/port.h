@@ -7,9 +7,12 @@
 #include <rte_ethdev.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "nic_registers.h"
+#include "options.h"
 #include "rx_pool.h"
 #include "zecorx/geometry.h"
 #include "zecorx/mac_address.h"
@@ -28,9 +31,10 @@ class Port {
     static constexpr std::uint16_t kRxDescriptors = 512;
     static constexpr std::uint16_t kTxDescriptors = 256;
 
-    // Finds the port EAL probed at `bdf` and configures it for `vms` VMs. Throws
-    // std::runtime_error with the remedy: not found, no VMDq, too many VMs.
-    Port(const std::string& bdf, std::uint16_t vms);
+    // Finds the port EAL probed at `bdf` and configures it for `vms`, with frames of `mtu` bytes
+    // behind their Ethernet header. Throws std::runtime_error with the remedy: not found, no VMDq,
+    // too many VMs.
+    Port(const std::string& bdf, std::vector<VmOptions> vms, std::uint32_t mtu = kDefaultMtu);
     ~Port();
     Port(const Port&) = delete;
     Port& operator=(const Port&) = delete;
@@ -44,13 +48,19 @@ class Port {
     // REQUIRES: start() has not been called.
     void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_pool);
 
-    // Sets up the queues nobody owns and starts the port.
+    // Sets up the queues nobody owns and starts the port. No frame goes to any VMDq pool yet.
     void start();
 
-    // Posts a full ring of the queue's mempool and lets the NIC use it.
+    // Posts a full ring of the queue's mempool and lets the NIC use it. Throws std::runtime_error
+    // with the queue stopped.
     void start_rx(const VmQueues& queues);
     // Returns after the NIC has stopped using the queue; the PMD gives its mbufs back to the pool.
     void stop_rx(const VmQueues& queues);
+
+    // From here on the VM gets what its settings say of the frames that are not to one station:
+    // broadcast, multicast, addresses of nobody.
+    void open_pool(const VmQueues& queues);
+    void close_pool(const VmQueues& queues) noexcept;
 
     // Throws std::runtime_error also for an address that steers to another pool already: a VM
     // must not take its neighbour's frames, nor the host's.
@@ -67,14 +77,17 @@ class Port {
     rte_device* device() const { return info_.device; }
 
   private:
-    void check_capabilities(std::uint16_t vms) const;
+    void check_capabilities() const;
     void configure();
+    void steer_vlans();
+    const VmOptions* owner_of(std::uint16_t queue) const;  // null: the host or nobody
     void set_up_queue(std::uint16_t queue, std::uint16_t rx_descriptors,
                       std::uint16_t tx_descriptors, rte_mempool& pool);
-    // RXDCTL.ENABLE of an RX queue as the NIC reports it; false also where it cannot be read.
+    // RXDCTL.ENABLE of an RX queue as the NIC reports it.
     bool rx_enabled(std::uint16_t queue) const;
 
     std::string bdf_;
+    std::vector<VmOptions> vms_;
     PortGeometry geometry_;
     std::uint16_t id_ = 0;
     int socket_ = 0;
@@ -85,7 +98,7 @@ class Port {
     std::vector<bool> owned_;                                     // by queue
     std::vector<MacAddress> steered_;                             // the host's own first
     std::vector<std::pair<MacAddress, std::uint16_t>> reserved_;  // and for which VMDq pool
-    mutable std::vector<std::uint32_t> registers_;                // scratch of rx_enabled()
+    std::unique_ptr<NicRegisters> registers_;                     // from start() on
 };
 
 }  // namespace zecorx

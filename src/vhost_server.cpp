@@ -16,16 +16,17 @@ namespace zecorx {
 namespace {
 
 // What librte_vhost offers less this is VERSION_1, ANY_LAYOUT, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX,
-// CTRL_VQ, CTRL_RX and the protocol features. Subtracted instead of set, because setting the
-// features makes the library wait for other virtqueues than a queue pair before it starts a device.
-constexpr std::uint64_t kNotOffered =
-    kFeatureNetCsum | kFeatureNetGuestCsum | kFeatureNetGuestOffloads | kFeatureNetGso |
-    kFeatureNetHostOffloads | kFeatureNetMtu |
-    kFeatureNetGuestAnnounce |  // the frontend's RARP is what tells the address
-    kFeatureNetMq | kFeatureLogAll | kFeatureAccessPlatform | kFeatureRingPacked | kFeatureInOrder;
+// IN_ORDER, MTU, CTRL_VQ, CTRL_RX, GUEST_ANNOUNCE and the protocol features. The control queue, and
+// with it the announcement of a migrated guest, stays with the frontend. Subtracted instead of set,
+// because setting the features makes the library wait for other virtqueues than a queue pair before
+// it starts a device.
+constexpr std::uint64_t kNotOffered = kFeatureNetCsum | kFeatureNetGuestCsum |
+                                      kFeatureNetGuestOffloads | kFeatureNetGso |
+                                      kFeatureNetHostOffloads | kFeatureNetMq | kFeatureLogAll |
+                                      kFeatureAccessPlatform | kFeatureRingPacked;
 
-// Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, STATUS 16.
-constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 16;
+// Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, MTU 4, STATUS 16.
+constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 4 | 1ULL << 16;
 
 // Messages (vhost-user, "Front-end message types") that change what a running session stands on.
 enum Message : int {
@@ -36,6 +37,7 @@ enum Message : int {
     kSetVringCall = 13,
     kSetVringEnable = 18,
     kSendRarp = 19,
+    kNetSetMtu = 20,
 };
 
 struct Served {
@@ -134,6 +136,8 @@ void before(Vm& vm, int vid, const void* message) {
             if (state.value == 0) vm.ring_ready(vid, state.index, false);
             return;
         }
+        case kNetSetMtu:
+            return vm.check_mtu(payload_of<std::uint64_t>(message));
         case kSendRarp:
             return vm.address_announced(vid, payload_of<MacAddress>(message));
         default:

@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <stdexcept>
@@ -58,18 +59,23 @@ rte_vhost_vring vring_of(int vid, std::uint16_t ring) {
     return vring;
 }
 
+// What the NIC may write for this VM. Its tag is taken off the frames of a vlan= VM.
+QueueGeometry geometry_of(const VmOptions& options, const Port& port) {
+    const std::uint32_t max_frame = port.geometry().max_frame(!options.vlan);
+    if (!options.rxbuf) return QueueGeometry::whole(max_frame);
+    return {max_frame, *options.rxbuf};
+}
+
 }  // namespace
 
-Vm::Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueues& queues,
-       Worker& worker)
-    : name_(std::move(name)),
-      configured_mac_(mac),
+Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& worker)
+    : options_(options),
       port_(port),
       queues_(queues),
       worker_(worker),
-      datapath_(name_, port, queues, QueueGeometry::whole(port.geometry().max_frame(true))),
-      mac_(mac) {
-    if (mac) port_.reserve_mac(queues_, *mac);
+      datapath_(name_, port, queues, geometry_of(options, port)),
+      macs_(options.macs) {
+    for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
 }
 
 Vm::~Vm() { stop(); }
@@ -106,7 +112,7 @@ void Vm::end_session() {
     memory_.reset();
     vid_ = kNone;
     // Another guest may come back on this socket, so what was learned of this one is forgotten.
-    mac_ = configured_mac_;
+    macs_ = options_.macs;
 }
 
 void Vm::ring_ready(int vid, std::uint32_t ring, bool ready) {
@@ -153,22 +159,40 @@ void Vm::after_call_change(int vid, std::uint32_t ring) {
 }
 
 void Vm::address_announced(int vid, const MacAddress& mac) {
-    if (vid == vid_ && running_ && !configured_mac_ && mac.is_station()) steer(mac);
+    if (vid == vid_ && running_ && learns() && mac.is_station()) follow(mac);
+}
+
+void Vm::check_mtu(std::uint64_t mtu) const {
+    const std::uint32_t most = port_.geometry().mtu;
+    if (mtu <= most) return;
+    throw std::runtime_error(
+        fmt::format("{}: the frontend announces MTU {} to its guest, but port {} has {}; start the "
+                    "daemon with --pci ...,mtu={} or lower the frontend's host_mtu",
+                    name_, mtu, port_.name(), most, mtu));
 }
 
 void Vm::tick() {
-    if (!running_ || !datapath_.needs_control()) return;
-    datapath_.control_done();
-    if (datapath_.broken()) {
-        failed_ = true;
-        reconcile();
-        spdlog::error("{}: {}; the VM's queues are stopped until its driver sets them up again",
-                      name_, datapath_.describe_broken());
-        return;
+    if (!running_) return;
+    if (datapath_.needs_control()) {
+        datapath_.control_done();
+        learned_waits_ = true;
+        if (datapath_.broken()) return stop_broken();
     }
-    if (const auto learned = datapath_.learned(); learned && !steered_) {
-        spdlog::info("{}: learned address {}", name_, learned->to_string());
-        steer(*learned);
+    if (learned_waits_ && std::chrono::steady_clock::now() >= next_change_) follow_learned();
+}
+
+void Vm::stop_broken() {
+    failed_ = true;
+    reconcile();
+    spdlog::error("{}: {}; the VM's queues are stopped until its driver sets them up again", name_,
+                  datapath_.describe_broken());
+}
+
+void Vm::follow_learned() {
+    learned_waits_ = false;
+    if (const auto learned = datapath_.learned(); learned && (macs_.empty() || options_.learn)) {
+        next_change_ = std::chrono::steady_clock::now() + kBetweenChanges;
+        follow(*learned);
     }
     datapath_.release_transmit();
 }
@@ -191,11 +215,11 @@ void Vm::reconcile() {
     }
 }
 
-// Steering comes last: until then nothing but broadcast reaches the queue.
+// Steering comes last: until then nothing reaches the queue.
 void Vm::start() {
     if (!memory_) memory_ = std::make_unique<DmaMemory>(vid_, port_.device());
     datapath_.attach(read_rings(), memory_->guest());
-    datapath_.learn_address(!mac_);
+    datapath_.learn_address({.first_frame = macs_.empty(), .announcements = options_.learn});
     try {
         port_.start_rx(queues_);
     } catch (...) {
@@ -204,7 +228,9 @@ void Vm::start() {
     }
     worker_.add(datapath_);
     running_ = true;
-    if (mac_) steer(*mac_);
+    learned_waits_ = false;
+    port_.open_pool(queues_);
+    for (const MacAddress& mac : macs_) steer(mac);
     spdlog::info("{}: running on VMDq pool {}, queue {}", name_, queues_.pool, queues_.queue);
 }
 
@@ -214,7 +240,7 @@ void Vm::start() {
 void Vm::stop() noexcept {
     if (!running_) return;
     worker_.remove(datapath_);
-    unsteer();
+    unsteer_all();
     datapath_.drain();
     try {
         port_.stop_rx(queues_);
@@ -250,25 +276,39 @@ Datapath::Rings Vm::read_rings() {
     return rings;
 }
 
-void Vm::steer(const MacAddress& mac) {
-    if (steered_ && mac_ == mac) return;
+bool Vm::steer(const MacAddress& mac) {
     try {
         port_.add_mac(queues_, mac);
-        unsteer();
-        mac_ = mac;
-        steered_ = true;
+        steered_.push_back(mac);
+        return true;
+    } catch (const std::exception& error) {
+        spdlog::error("{}: {}", name_, error.what());
+        return false;
+    }
+}
+
+void Vm::unsteer(const MacAddress& mac) {
+    try {
+        port_.remove_mac(mac);
+        std::erase(steered_, mac);
     } catch (const std::exception& error) {
         spdlog::error("{}: {}", name_, error.what());
     }
 }
 
-void Vm::unsteer() {
-    if (!steered_) return;
-    try {
-        port_.remove_mac(*mac_);
-        steered_ = false;
-    } catch (const std::exception& error) {
-        spdlog::error("{}: {}", name_, error.what());
+void Vm::unsteer_all() {
+    port_.close_pool(queues_);
+    for (const MacAddress& mac : std::vector(steered_)) unsteer(mac);
+}
+
+// The guest's address is `mac` from here on; those configured beside the first stay.
+void Vm::follow(const MacAddress& mac) {
+    if (std::ranges::find(macs_, mac) != macs_.end() || !steer(mac)) return;
+    spdlog::info("{}: learned address {}", name_, mac.to_string());
+    if (macs_.empty()) {
+        macs_.push_back(mac);
+    } else {
+        unsteer(std::exchange(macs_.front(), mac));
     }
 }
 
@@ -285,7 +325,8 @@ void Vm::count_kicks() {
 Vm::Status Vm::status() {
     count_kicks();
     const std::uint32_t held = running_ ? 0 : datapath_.mbufs_held();
-    return {name_, vid_ != kNone, running_, mac_, &datapath_.counters(), kicks_, held};
+    const auto mac = macs_.empty() ? std::nullopt : std::optional(macs_.front());
+    return {name_, vid_ != kNone, running_, mac, &datapath_.counters(), kicks_, held};
 }
 
 }  // namespace zecorx

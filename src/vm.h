@@ -9,14 +9,17 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "datapath.h"
 #include "dma_memory.h"
+#include "options.h"
 #include "port.h"
 #include "worker.h"
 #include "zecorx/mac_address.h"
@@ -26,10 +29,9 @@ namespace zecorx {
 
 class Vm {
   public:
-    // `mac`: steered to the VM from the start; without it the address is learned from the first
-    // frame the guest sends, or from the RARP its frontend asks for.
-    Vm(std::string name, std::optional<MacAddress> mac, Port& port, const VmQueues& queues,
-       Worker& worker);
+    // The addresses of `options` are steered to the VM from the start; without any, one is learned
+    // from the first frame the guest sends, or from the RARP its frontend asks for.
+    Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& worker);
     ~Vm();
     Vm(const Vm&) = delete;
     Vm& operator=(const Vm&) = delete;
@@ -52,6 +54,9 @@ class Vm {
     void before_call_change(int vid, std::uint32_t ring);
     void after_call_change(int vid, std::uint32_t ring);
     void address_announced(int vid, const MacAddress& mac);
+    // Throws std::runtime_error where the port's frames are shorter than what the frontend tells
+    // its guest.
+    void check_mtu(std::uint64_t mtu) const;
 
     // Ends the session for good, at the end of the daemon.
     void shut_down();
@@ -66,7 +71,7 @@ class Vm {
         std::string name;
         bool connected = false;
         bool running = false;
-        std::optional<MacAddress> mac;
+        std::optional<MacAddress> mac;  // the first
         const VmCounters* counters = nullptr;
         std::uint64_t kicks = 0;
         std::uint32_t mbufs_held = 0;  // that did not come back when the VM was stopped
@@ -88,15 +93,24 @@ class Vm {
     // Nothing may go on if this cannot be done, so an exception ends the process.
     void stop() noexcept;
     Datapath::Rings read_rings();
-    void steer(const MacAddress& mac);
-    void unsteer();
+    bool steer(const MacAddress& mac);
+    void unsteer(const MacAddress& mac);
+    void unsteer_all();
+    bool learns() const { return options_.macs.empty() || options_.learn; }
+    void follow(const MacAddress& mac);
+    void follow_learned();
+    void stop_broken();
     void count_kicks();
 
     static constexpr std::size_t kRings = Datapath::kRings;
     static constexpr int kNone = -1;
 
-    const std::string name_;
-    const std::optional<MacAddress> configured_mac_;
+    // Frames of a guest that changes its address faster wait: neither the port's filters nor the
+    // log are there for it to keep busy.
+    static constexpr std::chrono::seconds kBetweenChanges{1};
+
+    const VmOptions options_;
+    const std::string& name_ = options_.name;
     Port& port_;
     const VmQueues queues_;
     Worker& worker_;
@@ -108,8 +122,10 @@ class Vm {
     bool failed_ = false;   // the session cannot run until it is set up anew
     bool running_ = false;  // the datapath is attached and a worker holds it
     std::unique_ptr<DmaMemory> memory_;
-    std::optional<MacAddress> mac_;  // learned or configured
-    bool steered_ = false;
+    std::vector<MacAddress> macs_;     // the first configured or learned, the rest configured
+    std::vector<MacAddress> steered_;  // while running: those of macs_ the port gave
+    bool learned_waits_ = false;       // the datapath has learned an address, and frames wait
+    std::chrono::steady_clock::time_point next_change_{};
     std::array<UniqueFd, kRings> kick_fds_;
     std::uint64_t kicks_ = 0;
 };

@@ -37,7 +37,8 @@ struct PortGeometry {
 
     // F: the largest number of bytes the NIC can write for one frame. QinQ is off, the CRC is
     // stripped and receive-side coalescing is off. Up to an MTU of 1500 jumbo frames are off too,
-    // and then the NIC's limit is that of 1500 (8.2.3.22.8, HLREG0.JUMBOEN).
+    // and the NIC then takes 1518 bytes with CRC and 4 more with a tag, whatever the
+    // MTU (8.2.3.22.13, MAXFRS).
     constexpr std::uint32_t max_frame(bool vlan_tag_left_in) const {
         return std::max(mtu, kDefaultMtu) + kEthernetHeader + (vlan_tag_left_in ? kVlanTag : 0);
     }
@@ -66,5 +67,6 @@ static_assert(PortGeometry{}.max_frame(true) == 1518);
 static_assert(QueueGeometry::whole(1518).nic_buffer == 2048);
 static_assert(QueueGeometry{PortGeometry{kMaxMtu}.max_frame(true), kNicBufferStep}.descriptors() <=
               kMaxFrameDescriptors);
+static_assert(PortGeometry{.mtu = kMinMtu}.max_frame(true) == 1518);
 
 }  // namespace zecorx

@@ -218,23 +218,28 @@ MmioRegion::~MmioRegion() {
     close(memory_fd_);
 }
 
-bool MmioRegion::contains(std::uintptr_t address) const {
-    const std::uintptr_t base = driver_base_.load(std::memory_order_acquire);
-    return base != 0 && address >= base && address - base < kBarSize;
+std::uintptr_t MmioRegion::base_below(std::uintptr_t address) const {
+    for (const std::atomic<std::uintptr_t>& slot : driver_bases_) {
+        const std::uintptr_t base = slot.load(std::memory_order_acquire);
+        if (base != 0 && address >= base && address - base < kBarSize) return base;
+    }
+    return 0;
 }
+
+bool MmioRegion::contains(std::uintptr_t address) const { return base_below(address) != 0; }
 
 bool MmioRegion::is_mapping_of(std::uint64_t device, std::uint64_t inode) const {
     return device == device_ && inode == inode_;
 }
 
 std::uint32_t MmioRegion::offset_of(std::uintptr_t address) const {
-    return static_cast<std::uint32_t>(address - driver_base_.load(std::memory_order_acquire));
+    return static_cast<std::uint32_t>(address - base_below(address));
 }
 
 bool MmioRegion::adopt_mapping(std::uintptr_t base) {
     auto* const start = reinterpret_cast<void*>(base);
     // The base is known before the pages can fault.
-    driver_base_.store(base, std::memory_order_release);
+    driver_bases_[adopted_++ % kMaxMappings].store(base, std::memory_order_release);
     if (mmap(start, kBarSize, PROT_NONE, MAP_SHARED | MAP_FIXED, memory_fd_, 0) == MAP_FAILED) {
         return false;
     }

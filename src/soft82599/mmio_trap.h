@@ -6,7 +6,7 @@
 // access raises SIGBUS, because the page lies past the end of the file. The handler looks the
 // address up in /proc/self/maps by the file's device and inode, and maps the region's own memory
 // over it: doorbell pages read-write, all others without access. The file stays empty, so a device
-// that is unmapped and probed again comes through the same door.
+// that is unmapped and probed again, or mapped a second time, comes through the same door.
 //
 // Every later access to a protected page raises SIGSEGV. The handler decodes the move at the
 // faulting instruction, has the device perform it, and resumes behind it. The fault is synchronous,
@@ -18,7 +18,9 @@
 // installs a handler for SIGSEGV or SIGBUS later must chain to the model's, or traps end there.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -54,16 +56,22 @@ class MmioRegion {
     bool contains(std::uintptr_t address) const;
     bool is_mapping_of(std::uint64_t device, std::uint64_t inode) const;
     bool adopt_mapping(std::uintptr_t base);  // false: mmap refused
+    // REQUIRES: contains(address).
     std::uint32_t offset_of(std::uintptr_t address) const;
     MmioHandler& handler() const { return *handler_; }
 
   private:
+    std::uintptr_t base_below(std::uintptr_t address) const;  // 0: no mapping holds it
+
     MmioHandler* handler_;
     int memory_fd_ = -1;
     std::uint64_t device_ = 0;
     std::uint64_t inode_ = 0;
     std::span<std::uint32_t> words_;
-    std::atomic<std::uintptr_t> driver_base_{0};
+    // The driver's mappings, the newest kMaxMappings of them; 0 = none.
+    static constexpr std::size_t kMaxMappings = 4;
+    std::array<std::atomic<std::uintptr_t>, kMaxMappings> driver_bases_{};
+    std::atomic<std::size_t> adopted_{0};
 };
 
 }  // namespace zecorx::soft82599

@@ -31,6 +31,17 @@ Options eal_options() {
 
 }  // namespace
 
+HostSetup four_vms() {
+    HostSetup setup;
+    for (std::size_t i = 0; i < 4; ++i) {
+        VmOptions vm{.name = "net_vhost" + std::to_string(i)};
+        if (i != TestHost::kLearningVm) vm.macs = {TestHost::mac(i)};
+        vm.client = i == TestHost::kClientVm;
+        setup.vms.push_back(vm);
+    }
+    return setup;
+}
+
 TestHost& TestHost::instance() {
     static TestHost host;
     return host;
@@ -41,19 +52,18 @@ TestHost::TestHost() {
     machine_ = std::make_unique<soft82599::Machine>(nic_config());
     nic().guard_buffers_at_stop(true);
     eal_ = std::make_unique<Eal>(eal_options(), nic().bdf(), true);
-    port_ = std::make_unique<Port>(nic().bdf(), kVms);
+    const HostSetup setup = host_setup();
+    port_ = std::make_unique<Port>(nic().bdf(), setup.vms, setup.mtu);
     worker_ = std::make_unique<Worker>(Eal::worker_lcore(0), 100us);
-    for (std::size_t i = 0; i < kVms; ++i) {
-        const std::string name = "net_vhost" + std::to_string(i);
-        const auto address = i == kLearningVm ? std::nullopt : std::optional(mac(i));
-        vms_.push_back(std::make_unique<Vm>(
-            name, address, *port_, port_->queues_of(static_cast<std::uint16_t>(i)), *worker_));
+    for (const VmOptions& vm : setup.vms) {
+        const auto index = static_cast<std::uint16_t>(vms_.size());
+        vms_.push_back(std::make_unique<Vm>(vm, *port_, port_->queues_of(index), *worker_));
     }
     port_->start();
-    for (std::size_t i = 0; i < kVms; ++i) {
-        sockets_.push_back(std::make_unique<VhostSocket>(
-            (directory_.path() / ("net_vhost" + std::to_string(i))).string(), i == kClientVm,
-            *vms_[i], mutex_));
+    for (std::size_t i = 0; i < vms_.size(); ++i) {
+        const VmOptions& vm = setup.vms[i];
+        sockets_.push_back(std::make_unique<VhostSocket>((directory_.path() / vm.name).string(),
+                                                         vm.client, *vms_[i], mutex_));
     }
 }
 

@@ -15,6 +15,7 @@
 #include "eal.h"
 #include "guest/fake_guest.h"
 #include "guest/frames.h"
+#include "options.h"
 #include "port.h"
 #include "soft82599/machine.h"
 #include "support/temp_dir.h"
@@ -24,9 +25,20 @@
 
 namespace zecorx::test {
 
+struct HostSetup {
+    std::vector<VmOptions> vms;  // their socket paths are the host's to choose
+    std::uint32_t mtu = kDefaultMtu;
+};
+
+// What the host of this executable is made of; every executable defines it.
+HostSetup host_setup();
+
+// VMs 0, 1 and 3 with an address each, VM 2 without.
+HostSetup four_vms();
+
 class TestHost {
   public:
-    static constexpr std::size_t kVms = 4;
+    // In the setup of four_vms().
     static constexpr std::size_t kLearningVm = 2;  // has no configured address
     static constexpr std::size_t kClientVm = 3;    // connects to the frontend's socket
 
@@ -41,7 +53,8 @@ class TestHost {
 
     // One frame on the wire, delivered to the queues before the call returns.
     soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
-    // What the port has sent since the last call.
+    // Frames a pool sent to others on the port have arrived there before the call returns.
+    // What the port has sent to the wire since the last call.
     std::vector<Frame> sent();
     // The control side's tick and the NIC's transmit side.
     void pump();

@@ -51,7 +51,7 @@ TEST_CASE("the shortest command line serves one VM with the software NIC") {
     REQUIRE(options.vms.size() == 1);
     CHECK(options.vms[0].name == "net_vhost0");
     CHECK(options.vms[0].socket_path == runtime_directory() + "/net_vhost0.sock");
-    CHECK_FALSE(options.vms[0].mac.has_value());
+    CHECK(options.vms[0].macs.empty());
     CHECK_FALSE(options.vms[0].client);
     CHECK(options.nic.soft);
     CHECK(options.worker_cpus.size() == 1);
@@ -81,7 +81,8 @@ TEST_CASE("every option takes the value it is given") {
                                    "lib.eal:8"});
     REQUIRE(options.vms.size() == 2);
     CHECK(options.vms[0].socket_path == "/run/a.sock");
-    CHECK(options.vms[0].mac->to_string() == "52:54:00:00:00:0a");
+    REQUIRE(options.vms[0].macs.size() == 1);
+    CHECK(options.vms[0].macs[0].to_string() == "52:54:00:00:00:0a");
     CHECK(options.vms[0].client);
     CHECK_FALSE(options.nic.soft);
     CHECK(options.nic.bdf == "0000:03:00.1");
@@ -98,6 +99,94 @@ TEST_CASE("what follows soft goes to the software NIC, commas included") {
     const Options options = parse({"--vdev", "a", "--pci", "soft,wire=pcap:in.pcap,out.pcap"});
     CHECK(options.nic.soft);
     CHECK(options.nic.soft_args == "wire=pcap:in.pcap,out.pcap");
+}
+
+TEST_CASE("without further keys a VM gets what a port usually gives") {
+    const Options options = parse({"--vdev", "a"});
+    const VmOptions& vm = options.vms[0];
+    CHECK_FALSE(vm.learn);
+    CHECK_FALSE(vm.vlan.has_value());
+    CHECK(vm.trunk.empty());
+    CHECK_FALSE(vm.promisc);
+    CHECK(vm.allmulti);
+    CHECK_FALSE(vm.rxbuf.has_value());
+    CHECK(options.nic.mtu == 1500);
+}
+
+TEST_CASE("a VM's keys say which frames it gets") {
+    const Options options = parse({"--vdev",
+                                   "a,mac=52:54:00:00:00:0a,mac=52:54:00:00:00:0b,learn=1,"
+                                   "vlan=4094,promisc=1,allmulti=0,rxbuf=16384",
+                                   "--vdev", "b,trunk=20:10:100-103:101,rxbuf=auto"});
+    const VmOptions& access = options.vms[0];
+    REQUIRE(access.macs.size() == 2);
+    CHECK(access.macs[1].to_string() == "52:54:00:00:00:0b");
+    CHECK(access.learn);
+    CHECK(access.vlan == 4094);
+    CHECK(access.promisc);
+    CHECK_FALSE(access.allmulti);
+    CHECK(access.rxbuf == 16384u);
+    CHECK(options.vms[1].trunk == std::vector<std::uint16_t>{10, 20, 100, 101, 102, 103});
+    CHECK_FALSE(options.vms[1].rxbuf.has_value());
+}
+
+TEST_CASE("keys of a VM that contradict themselves or the port are refused") {
+    const auto error = [](const char* keys) {
+        const std::string vdev = std::string("a,") + keys;
+        return error_of({"--vdev", vdev.c_str()});
+    };
+    for (const char* vlan : {"vlan=0", "vlan=4095", "vlan=x", "vlan=-1", "vlan=10-11"}) {
+        CHECK_THAT(error(vlan), ContainsSubstring("VLAN ID from 1 to 4094"));
+    }
+    for (const char* trunk : {"trunk=0", "trunk=1:", "trunk=:1", "trunk=5-4", "trunk=1-4095",
+                              "trunk=1-2-3", "trunk=1;2", "trunk=-"}) {
+        CHECK_THAT(error(trunk), ContainsSubstring("as in 10:20:100-110"));
+    }
+    CHECK_THAT(error("vlan=1,trunk=2"), ContainsSubstring("exclude each other"));
+    CHECK_THAT(error("trunk=1,trunk=2"), ContainsSubstring("given twice"));
+    for (const char* rxbuf : {"rxbuf=0", "rxbuf=1000", "rxbuf=17408", "rxbuf=1k"}) {
+        CHECK_THAT(error(rxbuf), ContainsSubstring("multiple of 1024 up to 16384"));
+    }
+    CHECK_THAT(error("learn=2"), ContainsSubstring("learn=2 must be 0 or 1"));
+    CHECK_THAT(error("promisc=yes"), ContainsSubstring("must be 0 or 1"));
+    CHECK_THAT(error("mac=52:54:00:00:00:01,mac=52:54:00:00:00:01"),
+               ContainsSubstring("52:54:00:00:00:01 is given twice"));
+}
+
+TEST_CASE("all VMs together fit the filters of one port") {
+    CHECK(parse({"--vdev", "a,trunk=1-64", "--vdev", "b,vlan=64"}).vms.size() == 2);
+    CHECK_THAT(error_of({"--vdev", "a,trunk=1-64", "--vdev", "b,vlan=65"}),
+               ContainsSubstring("65 VLANs, but a port filters 64"));
+    std::vector<std::string> vdevs;
+    for (int vm = 0; vm < 8; ++vm) {
+        vdevs.push_back("v" + std::to_string(vm));
+        for (int mac = 0; mac < 16; ++mac) {
+            char text[] = ",mac=52:54:00:00:00:00";
+            std::snprintf(text, sizeof text, ",mac=52:54:00:00:%02x:%02x", vm, mac);
+            vdevs.back() += text;
+        }
+    }
+    std::vector<const char*> words;
+    for (const std::string& vdev : vdevs) words.insert(words.end(), {"--vdev", vdev.c_str()});
+    CHECK_THAT(error_of(words), ContainsSubstring("128 MAC addresses, but a port filters 127"));
+}
+
+TEST_CASE("the MTU belongs to the port, whichever it is") {
+    const NicOptions real = parse({"--vdev", "a", "--pci", "0000:03:00.1,mtu=9216"}).nic;
+    CHECK_FALSE(real.soft);
+    CHECK(real.bdf == "0000:03:00.1");
+    CHECK(real.mtu == 9216);
+    const NicOptions soft =
+        parse({"--vdev", "a", "--pci", "soft,idle=0,mtu=68,wire=gen:mtu=9,size=60"}).nic;
+    CHECK(soft.mtu == 68);
+    CHECK(soft.soft_args == "idle=0,wire=gen:mtu=9,size=60");
+    CHECK(parse({"--vdev", "a", "--pci", "soft,mtu=2000"}).nic.soft_args.empty());
+    for (const char* pci : {"soft,mtu=67", "soft,mtu=9217", "soft,mtu=", "0000:03:00.1,mtu=x"}) {
+        CHECK_THAT(error_of({"--vdev", "a", "--pci", pci}),
+                   ContainsSubstring("must be 68 to 9216"));
+    }
+    CHECK_THAT(error_of({"--vdev", "a", "--pci", "0000:03:00.1,wire=tap:x"}),
+               ContainsSubstring("wire=tap:x"));
 }
 
 TEST_CASE("a configuration file is read, and the command line wins over it") {
@@ -119,7 +208,7 @@ TEST_CASE("what cannot be used is refused with the remedy") {
     CHECK_THAT(error_of({"--vdef", "a"}), ContainsSubstring("--vdef"));
     CHECK_THAT(error_of({"--vde", "a"}), ContainsSubstring("--vde"));
     CHECK_THAT(error_of({"stray"}), ContainsSubstring("belongs to no option"));
-    CHECK_THAT(error_of({"--vdev", "a,colour=red"}), ContainsSubstring("iface, mac and client"));
+    CHECK_THAT(error_of({"--vdev", "a,colour=red"}), ContainsSubstring("iface, client, mac"));
     CHECK_THAT(error_of({"--vdev", "a,mac"}), ContainsSubstring("has no value"));
     CHECK_THAT(error_of({"--vdev", "a,mac=zz"}), ContainsSubstring("52:54:00:12:34:56"));
     CHECK_THAT(error_of({"--vdev", "a,mac=01:00:5e:00:00:01"}), ContainsSubstring("unicast"));
