@@ -4,10 +4,7 @@
 #include <rte_ethdev.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <utility>
-
-#include "zecorx/announcement.h"
 
 namespace zecorx {
 namespace {
@@ -26,7 +23,18 @@ std::uint32_t rx_mbufs(const QueueGeometry& geometry) {
            Datapath::kBurst * (geometry.descriptors() + 1);
 }
 
-constexpr std::uint32_t tx_mbufs() { return Port::kTxDescriptors + 4 * Datapath::kBurst; }
+// Whether the NIC found the L4 checksum of a frame right. The PMD reports as good whatever the NIC
+// has no complaint of, also what it did not look at: it looked at TCP and UDP that is no fragment,
+// which is what gets an L4 type. Of a frame in several pieces the vector function fills the type of
+// the last in, where the NIC states it, the scalar function that of the first.
+bool checksum_verified(const rte_mbuf* first, const rte_mbuf* last) {
+    const auto looked_at = [](const rte_mbuf* mbuf) {
+        const std::uint32_t type = mbuf->packet_type & RTE_PTYPE_L4_MASK;
+        return type == RTE_PTYPE_L4_TCP || type == RTE_PTYPE_L4_UDP;
+    };
+    return (first->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD &&
+           looked_at(first) && looked_at(last);
+}
 
 }  // namespace
 
@@ -35,14 +43,10 @@ Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
     : queues_(queues),
       mbufs_(rx_mbufs(geometry)),
       receive_(mbufs_, {.geometry = geometry, .pending_cap = kPendingCap}, counters_),
-      transmit_(port.geometry().max_frame(true), counters_),
+      transmit_(name, port, queues, counters_, needs_control_),
       rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, geometry.nic_buffer, receive_,
                             port.socket())) {
-    Mempool tx = make_host_pool(fmt::format("tx_{}", name), tx_mbufs(),
-                                QueueGeometry::whole(port.geometry().max_frame(true)).nic_buffer,
-                                port.socket());
-    tx_pool_ = tx.get();
-    port.set_up_vm(queues_, *rx_pool_, std::move(tx));
+    port.set_up_vm(queues_, *rx_pool_);
 }
 
 void Datapath::attach(Rings rings, const GuestMemory& memory) {
@@ -61,10 +65,6 @@ void Datapath::replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept {
 }
 
 Datapath::Bases Datapath::detach() noexcept {
-    for (; staged_first_ != staged_end_; ++staged_first_) {
-        rte_pktmbuf_free(staged_[staged_first_]);
-        counters_.drop(DropReason::kTxStopped);
-    }
     call_fds_ = {};
     return {receive_.detach(), transmit_.detach()};
 }
@@ -89,84 +89,22 @@ bool Datapath::poll_receive() noexcept {
 }
 
 void Datapath::take_frame(rte_mbuf* frame) noexcept {
-    const bool verified =
-        (frame->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
-    while (frame->next != nullptr) [[unlikely]] {
+    rte_mbuf* last = frame;
+    while (last->next != nullptr) [[unlikely]] {
             // Posted again, the mbuf stands alone.
-            rte_mbuf* piece = std::exchange(frame, frame->next);
+            rte_mbuf* piece = std::exchange(last, last->next);
             piece->next = nullptr;
             piece->nb_segs = 1;
             receive_.returned(piece, {.length = piece->data_len, .end_of_frame = false});
         }
-    receive_.returned(frame, {.length = frame->data_len, .checksum_verified = verified});
+    receive_.returned(
+        last, {.length = last->data_len, .checksum_verified = checksum_verified(frame, last)});
 }
 
 bool Datapath::poll_transmit() noexcept {
-    if (!send_staged()) return false;  // the TX queue is full: let it drain first
-    const std::uint32_t waiting = transmit_.waiting(kBurst);
-    if (waiting == 0 || !stage_frames(waiting)) return false;
-    transmit_.publish();
+    if (!transmit_.poll()) return false;
     if (transmit_.call_wanted()) call(kTransmitq);
-    send_staged();
     return true;
-}
-
-// False: every mbuf waits in the TX queue, so the chains stay with the driver for now.
-bool Datapath::stage_frames(std::uint32_t count) noexcept {
-    std::array<rte_mbuf*, kBurst> mbufs;
-    staged_first_ = staged_end_ = 0;
-    if (rte_pktmbuf_alloc_bulk(tx_pool_, mbufs.data(), count) != 0) return false;
-    for (std::uint32_t i = 0; i < count; ++i) {
-        rte_mbuf* mbuf = mbufs[i];
-        const std::uint32_t length =
-            transmit_.next({rte_pktmbuf_mtod(mbuf, std::byte*), rte_pktmbuf_tailroom(mbuf)});
-        if (length == 0) {
-            rte_pktmbuf_free(mbuf);
-            continue;
-        }
-        mbuf->data_len = static_cast<std::uint16_t>(length);
-        mbuf->pkt_len = length;
-        if (learn_.first_frame || learn_.announcements) [[unlikely]]
-            learn_from(mbuf);
-        staged_[staged_end_++] = mbuf;
-    }
-    return true;
-}
-
-// True: nothing is left staged.
-bool Datapath::send_staged() noexcept {
-    if (staged_first_ == staged_end_) return true;
-    if (transmit_held_.load(std::memory_order_acquire)) [[unlikely]]
-        return false;
-    staged_first_ = static_cast<std::uint16_t>(
-        staged_first_ + rte_eth_tx_burst(queues_.port, queues_.queue, &staged_[staged_first_],
-                                         staged_end_ - staged_first_));
-    return staged_first_ == staged_end_;
-}
-
-void Datapath::learn_from(const rte_mbuf* frame) noexcept {
-    constexpr std::size_t kSourceOffset = 6;  // destination address first, IEEE 802.3 3.1.1
-    const auto source =
-        MacAddress::from_wire({rte_pktmbuf_mtod_offset(frame, const std::byte*, kSourceOffset), 6});
-    std::uint64_t packed = 0;
-    std::memcpy(&packed, source.bytes.data(), source.bytes.size());
-    if (packed == learned_.load(std::memory_order_relaxed) || !source.is_station()) return;
-    if (!learn_.first_frame &&
-        !announces_address({rte_pktmbuf_mtod(frame, const std::byte*), frame->data_len})) {
-        return;
-    }
-    learned_.store(packed, std::memory_order_relaxed);
-    learn_.first_frame = false;
-    transmit_held_.store(true, std::memory_order_relaxed);
-    needs_control_.store(true, std::memory_order_release);
-}
-
-std::optional<MacAddress> Datapath::learned() const {
-    const std::uint64_t packed = learned_.load(std::memory_order_relaxed);
-    if (packed == 0) return std::nullopt;
-    MacAddress mac;
-    std::memcpy(mac.bytes.data(), &packed, mac.bytes.size());
-    return mac;
 }
 
 // On a descriptor of our own: the library's call helper takes a lock that its message handler holds

@@ -15,9 +15,10 @@
 
 #include "port.h"
 #include "rx_pool.h"
+#include "transmit_queue.h"
+#include "zecorx/any_ring.h"
 #include "zecorx/counters.h"
 #include "zecorx/mac_address.h"
-#include "zecorx/transmit_path.h"
 #include "zecorx/unique_fd.h"
 
 namespace zecorx {
@@ -36,7 +37,7 @@ class Datapath {
 
     struct Rings {
         SplitRing receive;
-        SplitRing transmit;
+        AnyRing transmit;
         std::uint64_t features = 0;             // negotiated
         std::array<UniqueFd, kRings> call_fds;  // eventfds, non-blocking
     };
@@ -72,20 +73,10 @@ class Datapath {
     // Control side; while a worker holds the datapath only after needs_control().
     bool broken() const { return broken_.load(std::memory_order_acquire); }
     std::string describe_broken() const;
-    // Which of the frames it sends tell a VM's address.
-    struct LearnFrom {
-        bool first_frame = false;
-        bool announcements = false;  // those of a new address
-    };
-    // Learn the VM's address from what it sends next. Frames then wait from the one that tells it
-    // on until release_transmit(), so that the answer finds the address steered.
-    void learn_address(LearnFrom learn) {
-        learn_ = learn;
-        learned_.store(0, std::memory_order_relaxed);
-        transmit_held_.store(false, std::memory_order_relaxed);
-    }
-    void release_transmit() { transmit_held_.store(false, std::memory_order_release); }
-    std::optional<MacAddress> learned() const;
+    // Learn the VM's address from what it sends next; see TransmitQueue.
+    void learn_address(TransmitQueue::LearnFrom learn) { transmit_.learn_address(learn); }
+    void release_transmit() { transmit_.release(); }
+    std::optional<MacAddress> learned() const { return transmit_.learned(); }
 
     // Buffers that are neither posted nor pending, of how many. Control side, detached.
     std::uint32_t mbufs() const { return mbufs_; }
@@ -97,9 +88,6 @@ class Datapath {
     bool poll_receive() noexcept;
     void take_frame(rte_mbuf* frame) noexcept;
     bool poll_transmit() noexcept;
-    bool send_staged() noexcept;
-    bool stage_frames(std::uint32_t count) noexcept;
-    void learn_from(const rte_mbuf* frame) noexcept;
     void call(std::uint32_t ring) noexcept;
     void report_broken() noexcept;
 
@@ -107,20 +95,12 @@ class Datapath {
     const std::uint32_t mbufs_;
     VmCounters counters_;
     MbufReceivePath receive_;
-    TransmitPath transmit_;
-    Mempool rx_pool_;       // after receive_: freeing it takes every mbuf back from there
-    rte_mempool* tx_pool_;  // the port's
+    TransmitQueue transmit_;
+    Mempool rx_pool_;  // after receive_: freeing it takes every mbuf back from there
     std::array<UniqueFd, kRings> call_fds_;
-    // Frames copied out of the guest that the TX queue had no room for yet.
-    std::array<rte_mbuf*, kBurst> staged_{};
-    std::uint16_t staged_first_ = 0;
-    std::uint16_t staged_end_ = 0;
-    LearnFrom learn_;
 
     std::atomic<bool> broken_{false};
     std::atomic<bool> needs_control_{false};
-    std::atomic<bool> transmit_held_{false};
-    std::atomic<std::uint64_t> learned_{0};  // MAC in the low 6 bytes, 0 = none
 };
 
 }  // namespace zecorx

@@ -105,6 +105,7 @@ void Port::check_capabilities() const {
 void Port::configure() {
     rte_eth_conf conf{};
     conf.rxmode.mtu = geometry_.mtu;
+    conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_CHECKSUM & info_.rx_offload_capa;
     conf.rxmode.mq_mode = RTE_ETH_MQ_RX_VMDQ_ONLY;
     conf.txmode.mq_mode = RTE_ETH_MQ_TX_VMDQ_ONLY;
     conf.intr_conf.lsc = (*info_.dev_flags & RTE_ETH_DEV_INTR_LSC) != 0;
@@ -139,17 +140,15 @@ void Port::set_up_queue(std::uint16_t queue, std::uint16_t rx_descriptors,
           fmt::format("set up TX queue {} of port {}", queue, bdf_));
 }
 
-void Port::set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_pool) {
+void Port::set_up_vm(const VmQueues& queues, rte_mempool& rx_pool) {
     set_up_queue(queues.queue, kRxDescriptors, kTxDescriptors, rx_pool);
     owned_[queues.queue] = true;
-    pools_.push_back(std::move(tx_pool));
 }
 
 void Port::start() {
-    rte_mempool& unowned = *pools_.emplace_back(
-        make_host_pool(fmt::format("unowned_{}", id_), kUnownedDescriptors + kVectorRefill,
-
-                       QueueGeometry::whole(geometry_.max_frame(true)).nic_buffer, socket_));
+    rte_mempool& unowned =
+        keep(make_host_pool(fmt::format("unowned_{}", id_), kUnownedDescriptors + kVectorRefill,
+                            QueueGeometry::whole(geometry_.max_frame(true)).nic_buffer, socket_));
     for (std::uint16_t queue = 0; queue < queue_count_; ++queue) {
         if (!owned_[queue]) {
             set_up_queue(queue, kUnownedDescriptors, kUnownedDescriptors, unowned);

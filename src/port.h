@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nic_registers.h"
@@ -43,10 +44,11 @@ class Port {
     VmQueues queues_of(std::uint16_t index) const;
 
     // Sets up a VM's queue pair; its RX queue stays stopped until start_rx(), and takes mbufs of
-    // `rx_pool` only while it runs. The port keeps the pool of what the VM sends, because the
-    // NIC's TX queue holds mbufs of it until the port is closed.
-    // REQUIRES: start() has not been called.
-    void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool, Mempool tx_pool);
+    // `rx_pool` only while it runs. REQUIRES: start() has not been called.
+    void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool);
+    // Keeps the pool of what a VM sends: the NIC's TX queue holds mbufs of it until the port is
+    // closed.
+    rte_mempool& keep(Mempool pool) { return *pools_.emplace_back(std::move(pool)); }
 
     // Sets up the queues nobody owns and starts the port. No frame goes to any VMDq pool yet.
     void start();

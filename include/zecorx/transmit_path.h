@@ -9,12 +9,13 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <variant>
 
+#include "zecorx/any_ring.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
 #include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
-#include "zecorx/split_ring.h"
 
 namespace zecorx {
 
@@ -25,29 +26,25 @@ class TransmitPath {
 
     // Serves a transmitq of a session that negotiated `features`. `memory` outlives the
     // attachment.
-    void attach(const SplitRing& ring, const GuestMemory& memory, std::uint64_t features) {
+    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
         ring_ = ring;
         memory_ = &memory;
         header_size_ = net_header_size(features);
         error_ = RingError::kNone;
         broken_ = false;
-        ring_.suppress_kicks();
+        std::visit([](auto& each) { each.suppress_kicks(); }, ring_);
     }
 
     // Returns the used index, where the next attachment resumes (vring base).
     std::uint16_t detach() {
         memory_ = nullptr;
-        return ring_.base();
+        return std::visit([](const auto& ring) { return ring.base(); }, ring_);
     }
 
     // How many chains wait, at most `limit`.
     std::uint32_t waiting(std::uint32_t limit) {
         if (memory_ == nullptr || broken_) return 0;
-        if (!ring_.refresh()) {
-            set_broken(RingError::kAvailIndex);
-            return 0;
-        }
-        return std::min<std::uint32_t>(ring_.available(), limit);
+        return std::visit([&](auto& ring) { return waiting(ring, limit); }, ring_);
     }
 
     // Copies the next frame to `out` and completes its chain. Returns its length in bytes, padded
@@ -56,26 +53,42 @@ class TransmitPath {
     std::uint32_t next(std::span<std::byte> out) {
         assert(out.size() >= max_frame_);
         if (broken_) return 0;
-        Head head;
-        const RingError error = ring_.acquire(*memory_, Direction::kDeviceReadable, chain_, head);
-        if (error != RingError::kNone) {
-            set_broken(error);
-            return 0;
-        }
-        const std::uint32_t length = copy(out);
-        ring_.complete(head, 0);
-        return length;
+        return std::visit([&](auto& ring) { return next(ring, out); }, ring_);
     }
 
     // One step of used.idx for every chain of the burst.
-    void publish() { ring_.publish(); }
-    bool call_wanted() { return ring_.call_wanted(); }
+    void publish() {
+        std::visit([](auto& ring) { ring.publish(); }, ring_);
+    }
+    bool call_wanted() {
+        return std::visit([](auto& ring) { return ring.call_wanted(); }, ring_);
+    }
 
     bool attached() const { return memory_ != nullptr; }
     bool broken() const { return broken_; }
     RingError error() const { return error_; }
 
   private:
+    std::uint32_t waiting(DeviceRing auto& ring, std::uint32_t limit) {
+        if (!ring.refresh()) {
+            set_broken(RingError::kAvailIndex);
+            return 0;
+        }
+        return std::min<std::uint32_t>(ring.available(), limit);
+    }
+
+    std::uint32_t next(DeviceRing auto& ring, std::span<std::byte> out) {
+        Head head;
+        const RingError error = ring.acquire(*memory_, Direction::kDeviceReadable, chain_, head);
+        if (error != RingError::kNone) {
+            set_broken(error);
+            return 0;
+        }
+        const std::uint32_t length = copy(out);
+        ring.complete(head, 0);
+        return length;
+    }
+
     std::uint32_t copy(std::span<std::byte> out) {
         Gather gather{chain_.pieces()};
         NetHeader header{};
@@ -133,7 +146,7 @@ class TransmitPath {
 
     const std::uint32_t max_frame_;
     VmCounters& counters_;
-    SplitRing ring_;
+    AnyRing ring_;
     const GuestMemory* memory_ = nullptr;
     std::uint32_t header_size_ = kHeaderSize;
     bool broken_ = false;
