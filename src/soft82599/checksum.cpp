@@ -70,10 +70,9 @@ ChecksumReport check_received(FrameView frame, const FrameLayout& layout) {
         report.ip_checked = true;
         report.ip_bad = fold(sum_bytes(frame.subspan(layout.l3_offset, header))) != kAllOnes;
     }
-    // A UDP datagram over IPv4 that carries checksum 0 has none to check.
-    const bool absent = layout.l4 == L4::kUdp && layout.l3 == L3::kIpv4 &&
-                        load_be16(frame, layout.l4_offset + 6) == 0;
-    if (layout.l4 == L4::kOther || absent) return report;
+    // A UDP datagram over IPv4 with checksum 0 has none to check (RFC 768), but the 82599 sums it
+    // all the same and reports an error, as its specification update says.
+    if (layout.l4 == L4::kOther) return report;
     report.l4_checked = true;
     report.l4_bad =
         layout.l4 == L4::kSctp ? sctp_bad(frame, layout) : tcp_or_udp_bad(frame, layout);

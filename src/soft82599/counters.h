@@ -14,12 +14,14 @@ struct PortCounters {
     std::uint64_t rx_dropped_filter = 0;         // no pool wants it
     std::uint64_t rx_dropped_oversize = 0;       // above 1518/1522 or MAXFRS
     std::uint64_t rx_dropped_no_descriptor = 0;  // queue full with drop enable, or disabled
+    std::uint64_t rx_dropped_too_long = 0;       // of these, more descriptors than a frame may use
     std::uint64_t rx_dropped_fifo = 0;           // the packet buffer was full (missed)
     std::uint64_t rx_held = 0;                   // frames that had to wait in the packet buffer
 
     std::uint64_t tx_frames = 0;     // frames sent, to the wire or looped; TSO segments one by one
     std::uint64_t tx_looped = 0;     // copies handed to pools
     std::uint64_t tx_malformed = 0;  // descriptors that describe no valid frame
+    std::uint64_t tx_too_long_to_switch = 0;  // not sent: longer than the transmit switch allows
 
     std::uint64_t trapped_accesses = 0;
     std::uint64_t interrupts = 0;

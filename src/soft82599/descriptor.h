@@ -32,6 +32,7 @@ inline constexpr std::uint32_t kEndOfPacket = 1u << 1;
 inline constexpr std::uint32_t kVlanPacket = 1u << 3;
 inline constexpr std::uint32_t kL4Checked = 1u << 5;
 inline constexpr std::uint32_t kIpChecked = 1u << 6;
+inline constexpr std::uint32_t kLoopback = 1u << 18;  // sent by a pool of this port
 inline constexpr std::uint32_t kL4Error = 1u << 30;
 inline constexpr std::uint32_t kIpError = 1u << 31;
 

@@ -265,8 +265,11 @@ bool Device::may_transmit(unsigned queue) const {
 void Device::send_packet(unsigned queue, TxPacket packet, std::vector<Frame>& wire) {
     if (const auto pool = transmit_pool(queue)) {
         const std::uint32_t insert = regs_.get(reg::kVmvir + 4 * *pool);
-        if ((insert & bits::kVmvirActionMask) == bits::kVmvirAlwaysInsert) {
+        const std::uint32_t action = insert & bits::kVmvirActionMask;
+        if (action == bits::kVmvirAlwaysInsert) {
             packet.vlan = static_cast<std::uint16_t>(insert & 0xFFFF);
+        } else if (action == bits::kVmvirNeverInsert) {
+            packet.vlan.reset();
         }
     }
     std::vector<Frame> frames = apply_offloads(std::move(packet), tx_settings());
@@ -275,10 +278,15 @@ void Device::send_packet(unsigned queue, TxPacket packet, std::vector<Frame>& wi
 }
 
 void Device::send_frame(unsigned queue, Frame frame, std::vector<Frame>& wire) {
+    const auto pool = transmit_pool(queue);
+    const bool switched = pool && switches_locally();
+    if (switched && frame.size() + kCrc > kMaxSwitchedFrame) {
+        ++counters_.tx_too_long_to_switch;
+        return;
+    }
     ++counters_.tx_frames;
     statistics_.count_transmit(queue, MacAddress::from_wire(frame), frame.size());
-    const auto pool = transmit_pool(queue);
-    if (pool && switch_locally(frame, *pool)) return;
+    if (switched && switch_locally(frame, *pool)) return;
     if (regs_.test(reg::kHlreg0, bits::kHlreg0Loopback)) {
         receive(frame);
     } else if (link_up_) {
@@ -286,19 +294,22 @@ void Device::send_frame(unsigned queue, Frame frame, std::vector<Frame>& wire) {
     }
 }
 
-// Pool to pool switching (section 7.10.3.5): unicast to a local address stays inside, everything
-// else also leaves by the wire. A pool hears itself only with its PFVMTXSW bit. Returns whether the
-// frame must not go to the wire.
+// Neither without link nor with the receiver off (section 7.10.3.4).
+bool Device::switches_locally() const {
+    return filter_.virtualized() && regs_.test(reg::kPfdtxgswc, bits::kPfdtxgswcLoopback) &&
+           link_up_ && rx_.receive_enabled();
+}
+
+// Pool to pool switching (section 7.10.3.4): unicast to an address of a pool stays inside, even if
+// the VLAN then keeps it from that pool; everything else also leaves by the wire. A pool hears
+// itself only with its PFVMTXSW bit. Returns whether the frame must not go to the wire.
 bool Device::switch_locally(FrameView frame, unsigned pool) {
-    if (!filter_.virtualized() || !regs_.test(reg::kPfdtxgswc, bits::kPfdtxgswcLoopback)) {
-        return false;
-    }
     const auto ethertype = static_cast<std::uint16_t>(regs_.get(reg::kVlnctrl) & 0xFFFF);
     const FrameLayout layout = parse_frame(frame, ethertype);
-    const PoolSet pools = filter_.loopback_pools_for(layout);
     const PoolSet own = regs_.test_bit(reg::kVmtxsw, pool) ? PoolSet{0} : PoolSet{1} << pool;
-    if ((pools & ~own) != 0) rx_.loop_back(frame, pools & ~own);
-    return pools != 0 && !layout.destination.is_multicast();
+    const PoolSet pools = filter_.loopback_pools_for(layout) & ~own;
+    if (pools != 0) rx_.loop_back(frame, pools);
+    return !layout.destination.is_multicast() && filter_.is_local(layout.destination);
 }
 
 TxSettings Device::tx_settings() const {

@@ -80,6 +80,7 @@ class Device {
     bool may_transmit(unsigned queue) const;
     void send_packet(unsigned queue, TxPacket packet, std::vector<Frame>& wire);
     void send_frame(unsigned queue, Frame frame, std::vector<Frame>& wire);
+    bool switches_locally() const;
     bool switch_locally(FrameView frame, unsigned pool);
     TxSettings tx_settings() const;
 

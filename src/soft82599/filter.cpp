@@ -38,6 +38,10 @@ PoolSet ReceiveFilter::loopback_pools_for(const FrameLayout& layout) const {
     return vlan_pools(layout, address_pools(layout.destination)) & enabled_pools();
 }
 
+bool ReceiveFilter::is_local(const MacAddress& address) const {
+    return (exact_match(address) & enabled_pools()) != 0;
+}
+
 // The gate in front of pool selection: FCTRL, the exact addresses and the hash tables (7.1.1.1).
 bool ReceiveFilter::accepts_address(const MacAddress& address) const {
     if (is_broadcast(address)) return regs_.test(reg::kFctrl, bits::kFctrlBroadcastAccept);

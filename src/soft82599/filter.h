@@ -24,6 +24,9 @@ class ReceiveFilter {
     // default pool, because what matches nothing leaves by the wire.
     PoolSet loopback_pools_for(const FrameLayout& layout) const;
 
+    // Whether a pool that receives has this very address: such unicast never leaves by the wire.
+    bool is_local(const MacAddress& address) const;
+
     bool virtualized() const { return regs_.test(reg::kVtCtl, bits::kVtCtlEnable); }
 
   private:

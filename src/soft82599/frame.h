@@ -20,6 +20,9 @@ inline constexpr std::size_t kCrc = 4;
 inline constexpr std::size_t kMinFrame = 60;  // without CRC
 // The largest frame the hardware handles, CRC included: 15.5 KiB (section 1.3).
 inline constexpr std::size_t kMaxJumboFrame = 15872;
+// The longest frame that may be sent while pools are switched to each other, CRC included: 9.5 KiB
+// (section 7.10.3.4). A longer one can hang the transmitter.
+inline constexpr std::size_t kMaxSwitchedFrame = 9728;
 
 enum class L3 : std::uint8_t { kOther, kIpv4, kIpv6 };
 enum class L4 : std::uint8_t { kOther, kTcp, kUdp, kSctp };

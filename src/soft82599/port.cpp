@@ -129,6 +129,23 @@ std::optional<std::size_t> Port::verify_stopped_queue(unsigned queue) {
     return device_->rx_queue(queue).verify_stopped();
 }
 
+void Port::interrupt_frames_after(unsigned descriptors) {
+    const std::lock_guard lock(mutex_);
+    for (unsigned i = 0; i < kQueues; ++i) {
+        device_->rx_queue(i).interrupt_frames_after(descriptors);
+    }
+}
+
+void Port::finish_interrupted_frames() {
+    const std::lock_guard lock(mutex_);
+    for (unsigned i = 0; i < kQueues; ++i) device_->rx_queue(i).finish_frame();
+}
+
+void Port::limit_descriptors_per_frame(unsigned descriptors) {
+    const std::lock_guard lock(mutex_);
+    for (unsigned i = 0; i < kQueues; ++i) device_->rx_queue(i).limit_pieces(descriptors);
+}
+
 std::uint32_t Port::mmio_read(std::uint32_t offset) {
     ++waiting_accesses_;
     const std::lock_guard lock(mutex_);

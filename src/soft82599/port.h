@@ -54,6 +54,9 @@ class Port : private MmioHandler {
     // See RxQueue. REQUIRES: queue < kQueues.
     void guard_buffers_at_stop(bool on);
     std::optional<std::size_t> verify_stopped_queue(unsigned queue);
+    void interrupt_frames_after(unsigned descriptors);
+    void finish_interrupted_frames();
+    void limit_descriptors_per_frame(unsigned descriptors);
 
     // For the machine: before EAL starts, in this order.
     unsigned uio_number() const { return uio_.number(); }

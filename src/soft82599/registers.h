@@ -240,6 +240,7 @@ inline constexpr std::uint32_t kMtqcLayoutMask = 0xC;
 inline constexpr std::uint32_t kMtqc32Pools = 0x8;
 inline constexpr std::uint32_t kVmvirActionMask = 3u << 30;
 inline constexpr std::uint32_t kVmvirAlwaysInsert = 1u << 30;
+inline constexpr std::uint32_t kVmvirNeverInsert = 2u << 30;
 inline constexpr std::uint32_t kPfdtxgswcLoopback = 1u << 0;
 
 }  // namespace bits

@@ -83,7 +83,7 @@ RxResult RxPath::receive(FrameView frame, bool link_up) {
         return RxResult::kDroppedFilter;
     }
     statistics_->count_good_receive(layout.destination, frame.size());
-    return accept(frame, layout, pools);
+    return accept(frame, layout, pools, kFromWire);
 }
 
 // MAXFRS counts the CRC but not a VLAN tag (section 8.2.3.22.13).
@@ -95,16 +95,16 @@ bool RxPath::fits(const FrameLayout& layout, std::size_t length) const {
 }
 
 // One packet buffer feeds all queues in order: behind a frame that waits, everything waits.
-RxResult RxPath::accept(FrameView frame, const FrameLayout& layout, PoolSet pools) {
+RxResult RxPath::accept(FrameView frame, const FrameLayout& layout, PoolSet pools, Origin origin) {
     drain_fifo();
-    if (!fifo_.empty()) return hold(frame, pools);
-    const Offer result = offer(frame, layout, pools);
-    if (result.blocked != 0) return hold(frame, result.blocked);
+    if (!fifo_.empty()) return hold(frame, pools, origin);
+    const Offer result = offer(frame, layout, pools, origin);
+    if (result.blocked != 0) return hold(frame, result.blocked, origin);
     if (result.delivered) return RxResult::kDelivered;
     return result.faulted ? RxResult::kDmaFault : RxResult::kDroppedNoDescriptor;
 }
 
-RxResult RxPath::hold(FrameView frame, PoolSet pools) {
+RxResult RxPath::hold(FrameView frame, PoolSet pools, Origin origin) {
     if (fifo_bytes_ + frame.size() > kFifoBytes) {
         statistics_->count_missed();
         ++counters_->rx_dropped_fifo;
@@ -112,7 +112,7 @@ RxResult RxPath::hold(FrameView frame, PoolSet pools) {
     }
     ++counters_->rx_held;
     fifo_bytes_ += frame.size();
-    fifo_.push_back({Frame(frame.begin(), frame.end()), pools});
+    fifo_.push_back({Frame(frame.begin(), frame.end()), pools, origin});
     return RxResult::kHeld;
 }
 
@@ -120,7 +120,7 @@ void RxPath::drain_fifo() {
     while (!fifo_.empty() && receive_enabled()) {
         Waiting& front = fifo_.front();
         const FrameLayout layout = parse_frame(front.frame, vlan_ethertype());
-        front.pools = offer(front.frame, layout, front.pools).blocked;
+        front.pools = offer(front.frame, layout, front.pools, front.origin).blocked;
         if (front.pools != 0) return;
         fifo_bytes_ -= front.frame.size();
         fifo_.pop_front();
@@ -130,17 +130,18 @@ void RxPath::drain_fifo() {
 void RxPath::loop_back(FrameView frame, PoolSet pools) {
     if (!receive_enabled() || frame.size() < kEthernetHeader) return;
     counters_->tx_looped += static_cast<unsigned>(std::popcount(pools));
-    accept(frame, parse_frame(frame, vlan_ethertype()), pools);
+    accept(frame, parse_frame(frame, vlan_ethertype()), pools, rx_desc::kLoopback);
 }
 
-RxPath::Offer RxPath::offer(FrameView frame, const FrameLayout& layout, PoolSet pools) {
+RxPath::Offer RxPath::offer(FrameView frame, const FrameLayout& layout, PoolSet pools,
+                            Origin origin) {
     Offer result;
     const RssResult rss = rss_hash(regs_, frame, layout);
     RxPayload payload;
     payload.bytes = frame;
     payload.packet_type = packet_type(layout) | rss.type;
     payload.rss_hash = rss.hash;
-    payload.status = checksum_status(check_received(frame, layout));
+    payload.status = checksum_status(check_received(frame, layout)) | origin;
     payload.tagged = layout.vlan.has_value();
     payload.vlan = layout.vlan.value_or(0);
     for (; pools != 0; pools &= pools - 1) {
@@ -165,6 +166,9 @@ void RxPath::note(RxQueue::Outcome outcome, unsigned queue, unsigned pool, Offer
                 offer.blocked |= PoolSet{1} << pool;
                 return;
             }
+            break;
+        case RxQueue::Outcome::kTooLong:
+            ++counters_->rx_dropped_too_long;
             break;
         case RxQueue::Outcome::kDisabled:
             break;

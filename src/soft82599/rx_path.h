@@ -29,6 +29,8 @@ class RxPath {
     // holds and no wire statistics count it.
     void loop_back(FrameView frame, PoolSet pools);
 
+    bool receive_enabled() const { return regs_.test(reg::kRxctrl, bits::kRxctrlEnable); }
+
     // Retries what waits in the packet buffer. Bounded by what it holds.
     void drain_fifo();
 
@@ -41,9 +43,14 @@ class RxPath {
     // All packet buffer memory as one FIFO (RXPBSIZE of traffic class 0 after reset).
     static constexpr std::size_t kFifoBytes = std::size_t{512} * 1024;
 
+    // How a frame came to the packet buffer: rx_desc::kLoopback or nothing.
+    using Origin = std::uint32_t;
+    static constexpr Origin kFromWire = 0;
+
     struct Waiting {
         Frame frame;
         PoolSet pools;
+        Origin origin;
     };
 
     // How the offer of one frame to several pools went.
@@ -54,12 +61,11 @@ class RxPath {
         bool faulted = false;
     };
 
-    bool receive_enabled() const { return regs_.test(reg::kRxctrl, bits::kRxctrlEnable); }
     bool fits(const FrameLayout& layout, std::size_t length) const;
     std::uint16_t vlan_ethertype() const;
-    RxResult accept(FrameView frame, const FrameLayout& layout, PoolSet pools);
-    RxResult hold(FrameView frame, PoolSet pools);
-    Offer offer(FrameView frame, const FrameLayout& layout, PoolSet pools);
+    RxResult accept(FrameView frame, const FrameLayout& layout, PoolSet pools, Origin origin);
+    RxResult hold(FrameView frame, PoolSet pools, Origin origin);
+    Offer offer(FrameView frame, const FrameLayout& layout, PoolSet pools, Origin origin);
     RxQueue::Outcome deliver(unsigned queue, FrameView frame, RxPayload payload);
     void note(RxQueue::Outcome outcome, unsigned queue, unsigned pool, Offer& offer);
     unsigned queue_of(unsigned pool, std::uint32_t rss_hash) const;

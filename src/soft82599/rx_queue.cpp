@@ -29,6 +29,7 @@ void RxQueue::start() {
     ring_iova_ = regs_.get64(base_ + reg::kRdbal);
     ring_size_ = regs_.get(base_ + reg::kRdlen) / sizeof(Descriptor);
     head_ = regs_.get(base_ + reg::kRdh);
+    completed_.clear();
     running_ = true;
     stop_was_guarded_ = false;
     posted_at_stop_.clear();
@@ -36,6 +37,7 @@ void RxQueue::start() {
 
 void RxQueue::stop() {
     running_ = false;
+    completed_.clear();
     if (guarded_) remember_posted_buffers();
     const bool marked = regs_.replace(base_ + reg::kRdh, head_, kHeadOfStopped);
     // The driver may have restarted the queue since enabled() was read. Only if RDH was 0 before
@@ -48,15 +50,22 @@ void RxQueue::stop() {
 RxQueue::Outcome RxQueue::deliver(const RxPayload& payload) {
     synchronize();
     if (!running_) return Outcome::kDisabled;
+    finish_frame();
     const std::size_t size = buffer_size();
     const auto pieces = static_cast<unsigned>((payload.bytes.size() + size - 1) / size);
-    if (pieces > std::min<std::uint32_t>(available(), kMaxPieces)) return Outcome::kNoDescriptor;
-    if (!write_payload(payload.bytes, pieces) || !write_back(payload, pieces)) {
-        return Outcome::kFault;
-    }
-    advance(pieces);
+    if (pieces > max_pieces_) return Outcome::kTooLong;
+    if (pieces > available()) return Outcome::kNoDescriptor;
+    if (!write_payload(payload.bytes, pieces)) return Outcome::kFault;
+    complete(payload, pieces);
+    const bool whole = interrupt_after_ == 0 || interrupt_after_ > pieces;
+    if (!write_back(whole ? pieces : interrupt_after_)) return Outcome::kFault;
     if (!enabled()) ++counters_->writes_after_stop;
     return Outcome::kDelivered;
+}
+
+void RxQueue::finish_frame() {
+    synchronize();
+    if (!completed_.empty()) write_back(static_cast<unsigned>(completed_.size()));
 }
 
 // All payload is written before the first write-back, so a fault leaves no frame half delivered.
@@ -74,24 +83,31 @@ bool RxQueue::write_payload(FrameView bytes, unsigned pieces) {
     return true;
 }
 
-// Only the last descriptor of a frame says anything about the whole frame (section 7.1.6.2).
-bool RxQueue::write_back(const RxPayload& payload, unsigned pieces) {
+// Only the last descriptor of a frame says anything about the whole frame; the others say that they
+// are done and how long they are (section 7.1.6.2).
+void RxQueue::complete(const RxPayload& payload, unsigned pieces) {
     const std::size_t size = buffer_size();
-    const std::uint32_t status_of_last = payload.status | rx_desc::kDone | rx_desc::kEndOfPacket |
-                                         (payload.tagged ? rx_desc::kVlanPacket : 0);
-    for (unsigned i = 0; i < pieces; ++i) {
-        const bool last = i + 1 == pieces;
-        const std::size_t length = last ? payload.bytes.size() - i * size : size;
-        Descriptor done;
-        done.low = payload.packet_type | std::uint64_t{payload.rss_hash} << 32;
-        done.high =
-            rx_desc::write_back(last ? status_of_last : rx_desc::kDone,
-                                static_cast<std::uint16_t>(length), last ? payload.vlan : 0);
-        if (!dma_->write_back(descriptor_iova(slot_after_head(i)), done,
+    completed_.assign(
+        pieces, {0, rx_desc::write_back(rx_desc::kDone, static_cast<std::uint16_t>(size), 0)});
+    Descriptor& last = completed_.back();
+    last.low = payload.packet_type | std::uint64_t{payload.rss_hash} << 32;
+    last.high = rx_desc::write_back(
+        payload.status | rx_desc::kDone | rx_desc::kEndOfPacket |
+            (payload.tagged ? rx_desc::kVlanPacket : 0),
+        static_cast<std::uint16_t>(payload.bytes.size() - (pieces - 1) * size), payload.vlan);
+}
+
+// REQUIRES: descriptors <= completed_.size(). After a fault the frame is given up.
+bool RxQueue::write_back(unsigned descriptors) {
+    for (unsigned i = 0; i < descriptors; ++i) {
+        if (!dma_->write_back(descriptor_iova(slot_after_head(i)), completed_[i],
                               "receive descriptor write-back")) {
+            completed_.clear();
             return false;
         }
     }
+    completed_.erase(completed_.begin(), completed_.begin() + descriptors);
+    advance(descriptors);
     return true;
 }
 

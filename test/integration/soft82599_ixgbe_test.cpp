@@ -1,172 +1,30 @@
-// The software 82599 under EAL and the stock ixgbe driver, in step mode.
-#include <rte_eal.h>
-#include <rte_errno.h>
-#include <rte_ethdev.h>
+// The stock ixgbe driver on the software 82599: life of a port, of a queue and of frames.
 #include <rte_ip.h>
-#include <rte_mbuf.h>
 #include <rte_memory.h>
 #include <rte_tcp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <catch2/catch_test_macros.hpp>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
-#include <memory>
-#include <string>
 #include <thread>
-#include <vector>
 
 #include "soft82599/checksum.h"
 #include "soft82599/dma_eal.h"
-#include "soft82599/machine.h"
+#include "soft82599_bench.h"
 
 using namespace zecorx;
-using soft82599::Frame;
-using soft82599::FrameView;
+using namespace zecorx::test;
 using soft82599::RxResult;
 
 namespace {
-
-constexpr std::uint16_t kRing = 128;
-constexpr std::size_t kPorts = 2;
-constexpr MacAddress kPeer{{0x02, 0, 0, 0, 0, 0x42}};
-
-// EAL can be started once in a process: all test cases share it and the machine.
-class SoftNicBench {
-  public:
-    static SoftNicBench& instance() {
-        static SoftNicBench bench;
-        return bench;
-    }
-
-    soft82599::Machine& machine() { return *machine_; }
-    rte_mempool* pool() { return pool_; }
-
-    ~SoftNicBench() {
-        for (std::uint16_t port = 0; port < kPorts; ++port) rte_eth_dev_close(port);
-        rte_mempool_free(pool_);
-        rte_eal_cleanup();
-    }
-
-  private:
-    SoftNicBench() {
-        soft82599::Config config;
-        config.mode = soft82599::Mode::kStep;
-        config.ports.resize(kPorts);
-        config.ports[1].bdf = "0000:04:00.0";
-        machine_ = std::make_unique<soft82599::Machine>(std::move(config));
-        std::vector<std::string> words = {
-            "soft82599_test", "--in-memory", "--iova-mode=pa", "-m", "128", "-l", "0",
-            "--no-telemetry", "--log-level", "lib.eal:warning"};
-        std::vector<char*> arguments;
-        for (std::string& word : words) arguments.push_back(word.data());
-        if (rte_eal_init(static_cast<int>(arguments.size()), arguments.data()) < 0) {
-            throw std::runtime_error("EAL does not start: " + std::string(rte_strerror(rte_errno)));
-        }
-        pool_ = rte_pktmbuf_pool_create("soft82599", 8191, 32, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
-                                        SOCKET_ID_ANY);
-        if (pool_ == nullptr) throw std::runtime_error("no memory for a pool of mbufs");
-    }
-
-    std::unique_ptr<soft82599::Machine> machine_;
-    rte_mempool* pool_ = nullptr;
-};
-
-rte_ether_addr to_ether(const MacAddress& mac) {
-    rte_ether_addr address;
-    std::memcpy(address.addr_bytes, mac.bytes.data(), mac.bytes.size());
-    return address;
-}
-
-Frame make_frame(const MacAddress& to, std::size_t length, unsigned seed = 0) {
-    Frame frame(length);
-    for (std::size_t i = 0; i < length; ++i) frame[i] = static_cast<std::byte>(i * 7 + seed);
-    std::memcpy(frame.data(), to.bytes.data(), 6);
-    std::memcpy(frame.data() + 6, kPeer.bytes.data(), 6);
-    soft82599::store_be16(frame, 12, 0x88B5);
-    return frame;
-}
-
-Frame bytes_of(const rte_mbuf* mbuf) {
-    Frame bytes;
-    for (; mbuf != nullptr; mbuf = mbuf->next) {
-        const auto* data = rte_pktmbuf_mtod(mbuf, const std::byte*);
-        bytes.insert(bytes.end(), data, data + mbuf->data_len);
-    }
-    return bytes;
-}
-
-// A configured and started port; stopped at the end of the test.
-class RunningPort {
-  public:
-    explicit RunningPort(std::uint16_t id = 0, rte_eth_conf conf = {}, std::uint16_t queues = 1)
-        : id_(id) {
-        const std::uint16_t transmit_queues = 1;
-        REQUIRE(rte_eth_dev_configure(id, queues, transmit_queues, &conf) == 0);
-        rte_eth_dev_info info;
-        REQUIRE(rte_eth_dev_info_get(id, &info) == 0);
-        rte_eth_rxconf rx = info.default_rxconf;
-        rx.rx_drop_en = 1;
-        for (std::uint16_t queue = 0; queue < queues; ++queue) {
-            REQUIRE(rte_eth_rx_queue_setup(id, queue, kRing, SOCKET_ID_ANY, &rx, bench().pool()) ==
-                    0);
-        }
-        rte_eth_txconf tx = info.default_txconf;
-        tx.offloads = conf.txmode.offloads;
-        REQUIRE(rte_eth_tx_queue_setup(id, 0, kRing, SOCKET_ID_ANY, &tx) == 0);
-        REQUIRE(rte_eth_dev_start(id) == 0);
-        REQUIRE(rte_eth_stats_reset(id) == 0);
-    }
-    ~RunningPort() { rte_eth_dev_stop(id_); }
-    RunningPort(const RunningPort&) = delete;
-    RunningPort& operator=(const RunningPort&) = delete;
-
-    static SoftNicBench& bench() { return SoftNicBench::instance(); }
-    soft82599::Port& model() const { return bench().machine().port(id_); }
-    std::uint16_t id() const { return id_; }
-
-    std::vector<Frame> receive(std::uint16_t queue = 0) const {
-        std::array<rte_mbuf*, 64> burst;
-        const std::uint16_t count = rte_eth_rx_burst(id_, queue, burst.data(), burst.size());
-        std::vector<Frame> frames;
-        for (std::uint16_t i = 0; i < count; ++i) {
-            frames.push_back(bytes_of(burst[i]));
-            rte_pktmbuf_free(burst[i]);
-        }
-        return frames;
-    }
-
-    rte_mbuf* make_mbuf(FrameView frame) const {
-        rte_mbuf* const mbuf = rte_pktmbuf_alloc(bench().pool());
-        REQUIRE(mbuf != nullptr);
-        std::memcpy(rte_pktmbuf_append(mbuf, static_cast<std::uint16_t>(frame.size())),
-                    frame.data(), frame.size());
-        return mbuf;
-    }
-    void transmit(rte_mbuf* mbuf) const { REQUIRE(rte_eth_tx_burst(id_, 0, &mbuf, 1) == 1); }
-
-  private:
-    std::uint16_t id_;
-};
 
 rte_eth_stats stats_of(std::uint16_t port) {
     rte_eth_stats stats;
     REQUIRE(rte_eth_stats_get(port, &stats) == 0);
     return stats;
-}
-
-rte_eth_conf vmdq_config() {
-    rte_eth_conf conf{};
-    conf.rxmode.mq_mode = RTE_ETH_MQ_RX_VMDQ_ONLY;
-    rte_eth_vmdq_rx_conf& vmdq = conf.rx_adv_conf.vmdq_rx_conf;
-    vmdq.nb_queue_pools = RTE_ETH_64_POOLS;
-    vmdq.rx_mode = RTE_ETH_VMDQ_ACCEPT_UNTAG | RTE_ETH_VMDQ_ACCEPT_BROADCAST;
-    return conf;
 }
 
 // Waits for a condition that another thread brings about, for a generous while.

@@ -92,6 +92,91 @@ TEST_CASE("a frame that exactly fills a buffer takes one descriptor", "[soft8259
     CHECK_FALSE(rig.received(0, 1).done);
 }
 
+TEST_CASE("only the last descriptor of a frame tells about the frame", "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0, 1);
+    nic::Frame frame =
+        FrameBuilder().to(kPortMac).tag(7).ipv4(6, 20 + 1400).tcp(1, 0x10, 1400).build();
+    rig.device().receive(frame);
+    const auto first = rig.received(0, 0);
+    CHECK(first.status == rx_desc::kDone);
+    CHECK(first.type == 0);
+    CHECK(first.vlan == 0);
+    const auto last = rig.received(0, 1);
+    CHECK((last.type & rx_desc::kTypeTcp) != 0);
+    CHECK((last.status & rx_desc::kL4Checked) != 0);
+    CHECK((last.status & rx_desc::kVlanPacket) != 0);
+    CHECK(last.vlan == 7);
+}
+
+TEST_CASE(
+    "a frame that needs more descriptors than a frame may use is dropped and holds up nothing",
+    "[soft82599]") {
+    const bool drop = GENERATE(true, false);
+    NicRig rig;
+    rig.start_rx(0, 1, drop);
+    rig.device().rx_queue(0).limit_pieces(1);
+    CHECK(rig.device().receive(frame_of(kPortMac, 1025)) == RxResult::kDroppedNoDescriptor);
+    CHECK(rig.counters().rx_dropped_too_long == 1);
+    CHECK(rig.done_count(0) == 0);
+    CHECK(all_canary(rig.payload(0, 0, 1024)));
+    CHECK(rig.device().receive(frame_of(kPortMac, 1024)) == RxResult::kDelivered);
+}
+
+TEST_CASE("the longest frame fits the descriptors a frame may use", "[soft82599]") {
+    STATIC_REQUIRE((nic::kMaxJumboFrame + nic::kVlanTag + 1023) / 1024 == nic::RxQueue::kMaxPieces);
+}
+
+TEST_CASE("without drop enable a frame waits as a whole until all of its descriptors are there",
+          "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0, 1, false);
+    rig.set_tail(0, 1);
+    const nic::Frame frame = frame_of(kPortMac, 1514);
+    CHECK(rig.device().receive(frame) == RxResult::kHeld);
+    rig.device().retry_held_frames();
+    CHECK(rig.done_count(0) == 0);
+    CHECK(all_canary(rig.payload(0, 0, 1024)));
+    rig.set_tail(0, 2);
+    rig.device().retry_held_frames();
+    CHECK(rig.done_count(0) == 2);
+    CHECK(rig.received(0, 1).length == 490);
+}
+
+TEST_CASE("an interrupted frame is completed by the next one or on demand", "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0, 1);
+    rig.device().rx_queue(0).interrupt_frames_after(1);
+    const nic::Frame frame = frame_of(kPortMac, 1514);
+    CHECK(rig.device().receive(frame) == RxResult::kDelivered);
+    CHECK(rig.done_count(0) == 1);
+    CHECK_FALSE(rig.received(0, 0).end);
+    CHECK(rig.peek(reg::rx_queue(0) + reg::kRdh) == 1);
+    CHECK(rig.device().receive(frame) == RxResult::kDelivered);
+    CHECK(rig.done_count(0) == 3);
+    CHECK(rig.received(0, 1).end);
+    rig.device().rx_queue(0).finish_frame();
+    CHECK(rig.received(0, 3).end);
+    CHECK(rig.payload(0, 3, 490) == nic::Frame(frame.begin() + 1024, frame.end()));
+}
+
+TEST_CASE("a stop in the middle of a frame forgets its rest", "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0, 1);
+    rig.device().rx_queue(0).interrupt_frames_after(1);
+    rig.device().receive(frame_of(kPortMac, 1514));
+    rig.stop_rx(0);
+    rig.read(reg::kStatus);
+    rig.device().rx_queue(0).finish_frame();
+    CHECK(rig.done_count(0) == 1);
+    rig.start_rx(0, 1);
+    rig.device().rx_queue(0).finish_frame();
+    CHECK(rig.done_count(0) == 0);
+    rig.device().receive(frame_of(kPortMac, 60));
+    CHECK(rig.received(0, 0).length == 60);
+    CHECK(rig.counters().writes_after_stop == 0);
+}
+
 TEST_CASE("a full queue with drop enable drops and counts", "[soft82599]") {
     NicRig rig;
     rig.start_rx(0);
@@ -332,16 +417,25 @@ TEST_CASE("checksums are verified and reported", "[soft82599]") {
     CHECK((rig.received(0, 2).status & rx_desc::kIpError) != 0);
 }
 
-TEST_CASE("a UDP checksum of 0 over IPv4 and a fragment are not checked", "[soft82599]") {
+TEST_CASE("a UDP checksum of 0 over IPv4 is reported as an error, as the 82599 does",
+          "[soft82599]") {
+    NicRig rig;
+    rig.start_rx(0);
+    rig.device().receive(FrameBuilder().to(kPortMac).ipv4(17, 8 + 50).udp(50).build());
+    const auto got = rig.received(0, 0);
+    CHECK((got.type & rx_desc::kTypeUdp) != 0);
+    CHECK((got.status & rx_desc::kL4Error) != 0);
+    CHECK((got.status & rx_desc::kIpError) == 0);
+}
+
+TEST_CASE("the payload of a fragment is not checked", "[soft82599]") {
     NicRig rig;
     rig.start_rx(0);
     nic::Frame frame = FrameBuilder().to(kPortMac).ipv4(17, 8 + 50).udp(50).build();
-    rig.device().receive(frame);
-    CHECK((rig.received(0, 0).type & rx_desc::kTypeUdp) != 0);
-    CHECK((rig.received(0, 0).status & rx_desc::kL4Checked) == 0);
     nic::store_be16(frame, 14 + 6, 0x2000);  // more fragments
     rig.device().receive(frame);
-    CHECK((rig.received(0, 1).type & rx_desc::kTypeUdp) == 0);
+    CHECK((rig.received(0, 0).type & rx_desc::kTypeUdp) == 0);
+    CHECK((rig.received(0, 0).status & (rx_desc::kL4Checked | rx_desc::kL4Error)) == 0);
 }
 
 TEST_CASE("headers cut short by the frame's end are no headers", "[soft82599]") {

@@ -127,6 +127,31 @@ inline nic::Frame frame_of(const MacAddress& to, std::size_t length) {
     return FrameBuilder().to(to).be16(0x88B5).fill_to(length).build();
 }
 
+// What a driver puts in front of a frame to say how its offloads are to be done.
+inline constexpr std::uint64_t kIpv4Context = 1u << 10;
+inline constexpr std::uint64_t kTcpContext = 1u << 11;
+
+inline nic::Descriptor context(unsigned mac_length, unsigned ip_length, std::uint64_t flags,
+                               std::uint16_t vlan = 0, unsigned l4_length = 0,
+                               std::uint16_t mss = 0) {
+    return {ip_length | mac_length << 9 | std::uint64_t{vlan} << 16,
+            nic::tx_desc::kExtended | nic::tx_desc::kTypeContext | flags |
+                std::uint64_t{l4_length} << 40 | std::uint64_t{mss} << 48};
+}
+
+// Puts what a driver puts there before L4 checksum offload: the sum of the pseudo header.
+inline void seed_l4_checksum(nic::Frame& frame, std::size_t field, bool with_length) {
+    const nic::FrameLayout layout = nic::parse_frame(frame, 0x8100);
+    nic::PartialSum sum = nic::pseudo_header_sum(frame, layout);
+    if (!with_length) sum -= layout.l4_length;
+    nic::store_be16(frame, field, nic::fold(sum));
+}
+
+inline bool checksums_good(const nic::Frame& frame) {
+    const auto report = nic::check_received(frame, nic::parse_frame(frame, 0x8100));
+    return report.l4_checked && !report.l4_bad && !report.ip_bad;
+}
+
 class NicRig {
   public:
     static constexpr unsigned kRing = 8;  // descriptors: 7 can be posted

@@ -9,33 +9,6 @@ namespace reg = nic::reg;
 namespace bits = nic::bits;
 namespace tx_desc = nic::tx_desc;
 
-namespace {
-
-constexpr std::uint64_t kIpv4Context = 1u << 10;
-constexpr std::uint64_t kTcpContext = 1u << 11;
-
-nic::Descriptor context(unsigned mac_length, unsigned ip_length, std::uint64_t flags,
-                        std::uint16_t vlan = 0, unsigned l4_length = 0, std::uint16_t mss = 0) {
-    return {ip_length | mac_length << 9 | std::uint64_t{vlan} << 16,
-            tx_desc::kExtended | tx_desc::kTypeContext | flags | std::uint64_t{l4_length} << 40 |
-                std::uint64_t{mss} << 48};
-}
-
-// Puts what a driver puts there before L4 checksum offload: the sum of the pseudo header.
-void seed_l4_checksum(nic::Frame& frame, std::size_t field, bool with_length) {
-    const nic::FrameLayout layout = nic::parse_frame(frame, 0x8100);
-    nic::PartialSum sum = nic::pseudo_header_sum(frame, layout);
-    if (!with_length) sum -= layout.l4_length;
-    nic::store_be16(frame, field, nic::fold(sum));
-}
-
-bool checksums_good(const nic::Frame& frame) {
-    const auto report = nic::check_received(frame, nic::parse_frame(frame, 0x8100));
-    return report.l4_checked && !report.l4_bad && !report.ip_bad;
-}
-
-}  // namespace
-
 TEST_CASE("a frame leaves as posted and its descriptor reports done", "[soft82599]") {
     NicRig rig;
     rig.start_tx(0);
@@ -227,48 +200,4 @@ TEST_CASE("queues take turns and the budget bounds a round", "[soft82599]") {
     for (std::size_t size : {60u, 65u, 187u}) {
         CHECK(std::ranges::count_if(wire, [size](const auto& f) { return f.size() == size; }) == 2);
     }
-}
-
-TEST_CASE("loopback keeps local unicast inside and floods broadcast to pools and wire",
-          "[soft82599]") {
-    NicRig rig;
-    rig.enable_vmdq();
-    rig.write(reg::kMtqc, bits::kMtqcVirtualization | 0x4);
-    rig.write(reg::kPfdtxgswc, bits::kPfdtxgswcLoopback);
-    for (unsigned pool : {1u, 2u}) {
-        rig.add_mac(pool, guest_mac(static_cast<std::uint8_t>(pool)), 1u << pool);
-        rig.start_rx(2 * pool);
-    }
-    rig.start_tx(2);  // pool 1
-
-    rig.post_tx_frame(2, frame_of(guest_mac(2), 60));
-    CHECK(rig.transmit().empty());
-    CHECK(rig.done_count(4) == 1);
-
-    rig.post_tx_frame(2, frame_of(kBroadcast, 60));
-    CHECK(rig.transmit().size() == 1);
-    CHECK(rig.done_count(4) == 2);
-    CHECK(rig.done_count(2) == 0);  // not to itself
-
-    rig.post_tx_frame(2, frame_of(MacAddress{{2, 9, 9, 9, 9, 9}}, 60));
-    CHECK(rig.transmit().size() == 1);
-    CHECK(rig.done_count(4) == 2);
-
-    rig.write(reg::kVmtxsw, 1u << 1);
-    rig.post_tx_frame(2, frame_of(kBroadcast, 60));
-    CHECK(rig.transmit().size() == 1);
-    CHECK(rig.done_count(2) == 1);
-}
-
-TEST_CASE("a looped frame is not held to the wire's size limit", "[soft82599]") {
-    NicRig rig;
-    rig.enable_vmdq();
-    rig.write(reg::kMtqc, bits::kMtqcVirtualization | 0x4);
-    rig.write(reg::kPfdtxgswc, bits::kPfdtxgswcLoopback);
-    rig.add_mac(2, guest_mac(2), 1u << 2);
-    rig.start_rx(4);
-    rig.start_tx(2);
-    rig.post_tx_frame(2, frame_of(guest_mac(2), 1600));
-    CHECK(rig.transmit().empty());
-    CHECK(rig.received(4, 0).length == 1600);
 }
