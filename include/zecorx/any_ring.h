@@ -5,10 +5,11 @@
 
 #include <variant>
 
+#include "zecorx/packed_ring.h"
 #include "zecorx/split_ring.h"
 
 namespace zecorx {
 
-using AnyRing = std::variant<SplitRing>;
+using AnyRing = std::variant<SplitRing, PackedRing>;
 
 }  // namespace zecorx

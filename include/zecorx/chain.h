@@ -26,7 +26,7 @@ struct Piece {
 // Why a ring cannot be used any more.
 enum class RingError : std::uint8_t {
     kNone,
-    kHead,             // the head is not a descriptor of the table
+    kHead,             // the head, or a packed ring's buffer id, is not below the ring size
     kNext,             // a next index is not a descriptor of the table
     kLoop,             // more descriptors than the ring (or indirect table) has
     kAddress,          // bytes outside every memory region
@@ -34,6 +34,7 @@ enum class RingError : std::uint8_t {
     kIndirect,         // a nested table, a table with NEXT set, or a length of no whole table
     kIndirectAddress,  // an indirect table outside one memory region
     kAvailIndex,       // the driver's avail index is ahead by more than the ring holds
+    kTakenBack,        // packed: what the driver had made available is not available any more
     kOrder,            // the NIC returned a buffer that was not due: ours or its error
 };
 
@@ -42,7 +43,7 @@ constexpr const char* describe(RingError error) {
         case RingError::kNone:
             return "no error";
         case RingError::kHead:
-            return "an avail entry names a head outside the descriptor table";
+            return "a head or buffer id lies outside the ring";
         case RingError::kNext:
             return "a descriptor's next index lies outside its table";
         case RingError::kLoop:
@@ -57,6 +58,8 @@ constexpr const char* describe(RingError error) {
             return "an indirect table lies outside one memory region";
         case RingError::kAvailIndex:
             return "the avail index is ahead by more than the ring holds";
+        case RingError::kTakenBack:
+            return "the driver took back descriptors it had made available";
         case RingError::kOrder:
             return "the NIC returned a buffer out of order";
     }

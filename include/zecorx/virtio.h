@@ -73,6 +73,45 @@ constexpr std::size_t used_ring_size(std::uint32_t ring_size, bool event_idx = t
     return kRingEntriesOffset + 8UL * ring_size + (event_idx ? 2 : 0);
 }
 
+// Packed virtqueue (VIRTIO 2.8). One ring carries both directions; kDescNext, kDescWrite and
+// kDescIndirect keep their values, and an indirect table is an array of PackedDesc in order,
+// without kDescNext (VIRTIO 2.8.7).
+
+inline constexpr std::uint16_t kPackedDescAvail = 1 << 7;  // VIRTQ_DESC_F_AVAIL
+inline constexpr std::uint16_t kPackedDescUsed = 1 << 15;  // VIRTQ_DESC_F_USED
+
+struct PackedDesc {
+    std::uint64_t addr;  // GPA
+    std::uint32_t len;   // bytes; in a used descriptor: bytes written
+    std::uint16_t id;    // buffer id, in the last descriptor of a chain
+    std::uint16_t flags;
+};
+static_assert(sizeof(PackedDesc) == 16 && offsetof(PackedDesc, len) == 8 &&
+              offsetof(PackedDesc, id) == 12 && offsetof(PackedDesc, flags) == 14);
+
+// Event suppression structure (VIRTIO 2.8.14). The driver's says which used descriptors it wants
+// calls for, the device's which available ones it wants kicks for.
+struct EventSuppress {
+    std::uint16_t off_wrap;  // position in the ring, kPackedWrap its wrap counter
+    std::uint16_t flags;
+};
+static_assert(sizeof(EventSuppress) == 4 && offsetof(EventSuppress, flags) == 2);
+
+inline constexpr std::uint16_t kEventEnable = 0;     // RING_EVENT_FLAGS_ENABLE
+inline constexpr std::uint16_t kEventDisable = 1;    // RING_EVENT_FLAGS_DISABLE
+inline constexpr std::uint16_t kEventDesc = 2;       // RING_EVENT_FLAGS_DESC, with EVENT_IDX only
+inline constexpr std::uint16_t kEventFlagsMask = 3;  // the other bits are reserved
+
+// In off_wrap and, by the same rule, in each half of a packed vring's base: bits 0..14 are a
+// position in the ring, bit 15 its wrap counter.
+inline constexpr std::uint16_t kPackedWrap = 1 << 15;
+
+// Sizes in bytes (VIRTIO 2.8, table of alignment and size). The ring is aligned to 16, each event
+// suppression structure to 4. A ring size need not be a power of two.
+constexpr std::size_t packed_ring_size(std::uint32_t ring_size) {
+    return sizeof(PackedDesc) * ring_size;
+}
+
 // struct virtio_net_hdr (VIRTIO 5.1.6). num_buffers is present with VERSION_1 or MRG_RXBUF.
 struct NetHeader {
     std::uint8_t flags;
