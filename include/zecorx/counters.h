@@ -59,6 +59,8 @@ struct VmCounters {
     std::array<Counter, kCopyReasons> copied;
     Counter moved_bytes;  // by the processor: copied, or moved within the guest's buffers
     std::array<Counter, kDropReasons> dropped;
+    // Bytes behind the header in the last chain that was too short to be posted; 0: none yet.
+    std::atomic<std::uint32_t> short_room{0};
     Counter calls;
     Counter broken_rings;
 

@@ -297,6 +297,7 @@ class ReceivePath {
         if (mergeable_ && chain_.capacity() < header_size_ + limits_.geometry.piece())
             [[unlikely]] {
             gathered_.add(head_, chain_);
+            note_short();
             return false;
         }
         return true;
@@ -315,21 +316,15 @@ class ReceivePath {
     // A chain is postable if its first data piece starts right after the header, is contiguous
     // for the device, and holds the most the NIC can write to it.
     bool postable(std::byte*& data, std::uint64_t& iova, CopyReason& reason) const {
-        const std::span<const Piece> all = chain_.pieces();
+        const Piece piece = first_data();
         const std::uint32_t needed = limits_.geometry.piece();
         reason = CopyReason::kLayout;
-        if (all.empty()) return false;
-        Piece piece = all[0];
-        if (piece.length > header_size_) {
-            piece.hva += header_size_;
-            piece.length -= header_size_;
-        } else if (piece.length == header_size_ && all.size() > 1) {
-            piece = all[1];
-        } else {
+        if (piece.length == 0) return false;
+        reason = CopyReason::kSmall;
+        if (piece.length < needed) {
+            note_short();
             return false;
         }
-        reason = CopyReason::kSmall;
-        if (piece.length < needed) return false;
         reason = CopyReason::kCrossing;
         iova = GuestMemory::contiguous_iova(*piece.region, piece.hva, needed);
         if (iova == GuestMemory::kNoIova) return false;
@@ -337,6 +332,20 @@ class ReceivePath {
         reason = CopyReason::kLayout;
         data = piece.hva;
         return (iova & 1) == 0;
+    }
+
+    // What follows the header of chain_ in one piece; empty: the header is split over pieces.
+    Piece first_data() const {
+        const std::span<const Piece> all = chain_.pieces();
+        if (all.empty() || all[0].length < header_size_) return {};
+        if (all[0].length > header_size_) {
+            return {all[0].hva + header_size_, all[0].length - header_size_, all[0].region};
+        }
+        return all.size() > 1 ? all[1] : Piece{};
+    }
+
+    void note_short() const {
+        counters_.short_room.store(first_data().length, std::memory_order_relaxed);
     }
 
     // --- Arrival ---
@@ -597,6 +606,7 @@ class ReceivePath {
         }
         if (!acquire_chain(ring)) return Gathering::kWaiting;
         gathered_.add(head_, chain_);
+        note_short();
         return Gathering::kEnough;
     }
 

@@ -1,0 +1,42 @@
+#include "buffer_advice.h"
+
+#include <fmt/format.h>
+
+namespace zecorx {
+namespace {
+
+// The largest receive buffer of the NIC that `room` holds; 0: none.
+std::uint32_t largest_fitting(std::uint32_t room) {
+    return std::min(room / kNicBufferStep * kNicBufferStep, kMaxNicBuffer);
+}
+
+std::string remedy(const QueueGeometry& geometry, std::uint32_t room, bool mergeable) {
+    // Round up where the longest frame fits, segment otherwise.
+    if (room >= geometry.max_frame) {
+        return fmt::format("rxbuf={} would let them land",
+                           QueueGeometry::whole(geometry.max_frame).nic_buffer);
+    }
+    if (largest_fitting(room) == 0) {
+        return fmt::format("the NIC's smallest buffer is {} bytes, so only larger buffers help",
+                           kNicBufferStep);
+    }
+    if (!mergeable) {
+        return "mergeable buffers (mrg_rxbuf=on) with " +
+               fmt::format("rxbuf={} would let them land", largest_fitting(room));
+    }
+    return fmt::format("rxbuf={} would let them land", largest_fitting(room));
+}
+
+}  // namespace
+
+std::optional<std::string> buffer_advice(const QueueGeometry& geometry, std::uint32_t room,
+                                         bool mergeable) {
+    if (room >= geometry.piece() && (mergeable || !geometry.segmented())) return std::nullopt;
+    return fmt::format(
+        "the guest's buffers hold {} bytes{}, the longest frame has {} and the NIC's buffers {}: "
+        "frames are copied; {}",
+        room, mergeable ? "" : " and are not merged", geometry.max_frame, geometry.nic_buffer,
+        remedy(geometry, room, mergeable));
+}
+
+}  // namespace zecorx
