@@ -12,6 +12,7 @@
 #include <exception>
 #include <stdexcept>
 #include <utility>
+#include <variant>
 
 namespace zecorx {
 namespace {
@@ -24,22 +25,48 @@ bool inside(const SplitRingLayout& layout, const GuestMemory& memory) {
            memory.holds(layout.used, used_ring_size(layout.size, layout.event_idx));
 }
 
-SplitRing ring_of(const rte_vhost_vring& vring, const GuestMemory& memory, std::uint64_t features,
-                  const char* name) {
-    const SplitRingLayout layout{
-        reinterpret_cast<std::byte*>(vring.desc), reinterpret_cast<std::byte*>(vring.avail),
-        reinterpret_cast<std::byte*>(vring.used), vring.size, (features & kFeatureEventIdx) != 0};
+bool inside(const PackedRingLayout& layout, const GuestMemory& memory) {
+    return memory.holds(layout.desc, packed_ring_size(layout.size)) &&
+           memory.holds(layout.driver_event, sizeof(EventSuppress)) &&
+           memory.holds(layout.device_event, sizeof(EventSuppress));
+}
+
+template <class Ring, class Layout>
+Ring checked(const Layout& layout, const GuestMemory& memory, const char* name) {
     if (!layout.valid()) {
         throw std::runtime_error(fmt::format(
-            "the frontend's {} of {} entries is unmapped, misaligned or no power of two", name,
-            vring.size));
+            "the frontend's {} of {} entries is unmapped, misaligned or of a wrong size", name,
+            layout.size));
     }
     if (!inside(layout, memory)) {
         throw std::runtime_error(
             fmt::format("the frontend's {} of {} entries does not lie in its memory regions", name,
-                        vring.size));
+                        layout.size));
     }
-    return SplitRing(layout);
+    return Ring(layout);
+}
+
+std::byte* guest(void* address) { return static_cast<std::byte*>(address); }
+
+// A split ring says itself where to go on, by its used index; a packed one does not (VIRTIO 2.8).
+AnyRing ring_of(int vid, std::uint16_t index, const rte_vhost_vring& vring,
+                const GuestMemory& memory, std::uint64_t features) {
+    const char* name = index == 0 ? "receiveq" : "transmitq";
+    const bool event_idx = (features & kFeatureEventIdx) != 0;
+    if ((features & kFeatureRingPacked) == 0) {
+        const SplitRingLayout layout{guest(vring.desc), guest(vring.avail), guest(vring.used),
+                                     vring.size, event_idx};
+        return checked<SplitRing>(layout, memory, name);
+    }
+    std::uint16_t avail = 0, used = 0;
+    rte_vhost_get_vring_base(vid, index, &avail, &used);
+    const PackedRingLayout layout{guest(vring.desc_packed),
+                                  guest(vring.driver_event),
+                                  guest(vring.device_event),
+                                  vring.size,
+                                  event_idx,
+                                  used};
+    return checked<PackedRing>(layout, memory, name);
 }
 
 // A descriptor of our own: the library closes its one whenever the frontend sends another.
@@ -255,6 +282,8 @@ void Vm::stop() noexcept {
         spdlog::error("{}: {} of {} receive buffers did not come back from the NIC driver", name_,
                       datapath_.mbufs_held(), datapath_.mbufs());
     }
+    // Completion is in order, so avail resumes where used ends; a packed ring's base carries its
+    // wrap counter, as the library's does.
     rte_vhost_set_vring_base(vid_, 0, bases.receive, bases.receive);
     rte_vhost_set_vring_base(vid_, 1, bases.transmit, bases.transmit);
     count_kicks();
@@ -267,8 +296,8 @@ Datapath::Rings Vm::read_rings() {
     Datapath::Rings rings;
     rte_vhost_get_negotiated_features(vid_, &rings.features);
     const std::array<rte_vhost_vring, kRings> vrings{vring_of(vid_, 0), vring_of(vid_, 1)};
-    rings.receive = ring_of(vrings[0], memory, rings.features, "receiveq");
-    rings.transmit = ring_of(vrings[1], memory, rings.features, "transmitq");
+    rings.receive = std::get<SplitRing>(ring_of(vid_, 0, vrings[0], memory, rings.features));
+    rings.transmit = ring_of(vid_, 1, vrings[1], memory, rings.features);
     for (std::size_t ring = 0; ring < kRings; ++ring) {
         kick_fds_[ring] = duplicate(vrings[ring].kickfd);
         rings.call_fds[ring] = call_fd_of(vrings[ring]);

@@ -22,10 +22,10 @@ soft82599::Config nic_config() {
     return config;
 }
 
-Options eal_options() {
+Options eal_options(const HostSetup& setup) {
     Options options;
     options.worker_cpus = {std::thread::hardware_concurrency() - 1};
-    options.huge_memory = 128;
+    options.huge_memory = setup.huge_memory;
     return options;
 }
 
@@ -49,10 +49,10 @@ TestHost& TestHost::instance() {
 
 TestHost::TestHost() {
     set_up_log("warning");
+    const HostSetup setup = host_setup();
     machine_ = std::make_unique<soft82599::Machine>(nic_config());
     nic().guard_buffers_at_stop(true);
-    eal_ = std::make_unique<Eal>(eal_options(), nic().bdf(), true);
-    const HostSetup setup = host_setup();
+    eal_ = std::make_unique<Eal>(eal_options(setup), nic().bdf(), true);
     port_ = std::make_unique<Port>(nic().bdf(), setup.vms, setup.mtu);
     worker_ = std::make_unique<Worker>(Eal::worker_lcore(0), 100us);
     for (const VmOptions& vm : setup.vms) {

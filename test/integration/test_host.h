@@ -28,6 +28,7 @@ namespace zecorx::test {
 struct HostSetup {
     std::vector<VmOptions> vms;  // their socket paths are the host's to choose
     std::uint32_t mtu = kDefaultMtu;
+    unsigned huge_memory = 128;  // MiB
 };
 
 // What the host of this executable is made of; every executable defines it.
@@ -53,7 +54,6 @@ class TestHost {
 
     // One frame on the wire, delivered to the queues before the call returns.
     soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
-    // Frames a pool sent to others on the port have arrived there before the call returns.
     // What the port has sent to the wire since the last call.
     std::vector<Frame> sent();
     // The control side's tick and the NIC's transmit side.
