@@ -64,6 +64,8 @@ TEST_CASE("no register write, descriptor or frame harms the model", "[soft82599]
                 default:
                     rig.transmit(8);
                     rig.device().retry_held_frames();
+                    rig.device().rx_queue(0).finish_frame();
+                    rig.device().rx_queue(0).interrupt_frames_after(random() % 3);
                     break;
             }
         }
