@@ -5,7 +5,7 @@
 namespace zecorx::test {
 
 void FakeGuest::start_device(const VringBases& bases) {
-    const std::array<SplitQueueDriver*, 2> queues{&net.receiveq(), &net.transmitq()};
+    const std::array<QueueDriver*, 2> queues{&net.rx().queue(), &net.tx().queue()};
     frontend.start_device(memory, queues, bases);
 }
 

@@ -35,6 +35,13 @@ void append(std::vector<std::byte>& payload, std::span<const std::byte> bytes) {
     payload.insert(payload.end(), bytes.begin(), bytes.end());
 }
 
+// What SET_VRING_BASE carries: for a packed ring the available side in the low half, the used side
+// in the high one. They are the same, since a device that completes in order holds nothing when it
+// stops.
+std::uint32_t vring_base(const QueueDriver& queue, std::uint16_t base) {
+    return queue.is_packed() ? base | static_cast<std::uint32_t>(base) << 16 : base;
+}
+
 void require(bool accepted, const char* what) {
     if (!accepted) throw FrontendError(std::string("the backend refused ") + what);
 }
@@ -59,7 +66,7 @@ void Frontend::report_status(std::uint64_t status) {
     require(set_status(status), "SET_STATUS");
 }
 
-void Frontend::start_device(const FakeMemory& memory, std::span<SplitQueueDriver* const> queues,
+void Frontend::start_device(const FakeMemory& memory, std::span<QueueDriver* const> queues,
                             const VringBases& bases) {
     require(set_mem_table(memory.regions()), "SET_MEM_TABLE");
     for (std::uint32_t i = 0; i < queues.size(); ++i) {
@@ -75,11 +82,11 @@ void Frontend::start_device(const FakeMemory& memory, std::span<SplitQueueDriver
     }
 }
 
-void Frontend::start_vring(std::uint32_t index, const FakeMemory& memory,
-                           const SplitQueueDriver& queue, std::uint16_t base) {
+void Frontend::start_vring(std::uint32_t index, const FakeMemory& memory, const QueueDriver& queue,
+                           std::uint16_t base) {
     const auto fd_index = static_cast<std::uint8_t>(index);
     require(set_vring_num(index, queue.size()), "SET_VRING_NUM");
-    require(set_vring_base(index, base), "SET_VRING_BASE");
+    require(set_vring_base(index, vring_base(queue, base)), "SET_VRING_BASE");
     const bool log = (features_ & kFeatureLogAll) != 0;
     require(set_vring_addr(index, memory, queue, log), "SET_VRING_ADDR");
     require(set_vring_kick(fd_index, queue.kick_fd()), "SET_VRING_KICK");
@@ -139,13 +146,13 @@ bool Frontend::set_vring_num(std::uint32_t index, std::uint32_t size) {
 }
 
 bool Frontend::set_vring_addr(std::uint32_t index, const FakeMemory& memory,
-                              const SplitQueueDriver& queue, bool log) {
+                              const QueueDriver& queue, bool log) {
     return set_vring_addr({.index = index,
                            .flags = log ? kVringAddrLog : 0,
-                           .desc = memory.user_addr(queue.desc_table()),
-                           .used = memory.user_addr(queue.used_ring()),
-                           .avail = memory.user_addr(queue.avail_ring()),
-                           .log = queue.used_ring()});
+                           .desc = memory.user_addr(queue.descriptor_area()),
+                           .used = memory.user_addr(queue.device_area()),
+                           .avail = memory.user_addr(queue.driver_area()),
+                           .log = queue.device_area()});
 }
 
 bool Frontend::set_vring_addr(const VringAddr& addr) {

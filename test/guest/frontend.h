@@ -1,5 +1,5 @@
 // A vhost-user frontend as QEMU is one: it shares guest RAM with a backend and hands it the
-// virtqueues of a SplitQueueDriver.
+// virtqueues of its drivers.
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "guest_memory.h"
-#include "split_queue_driver.h"
+#include "queue_driver.h"
 #include "unix_socket.h"
 #include "vhost_user_protocol.h"
 #include "zecorx/mac_address.h"
@@ -31,7 +31,8 @@ struct Negotiation {
                                       kProtocolConfigureMemSlots | kProtocolStatus;
 };
 
-// Ring indices by vring index.
+// Where the rings stand, by vring index: split, the index; packed, the ring position of the next
+// available descriptor and kPackedWrap for its wrap counter.
 using VringBases = std::vector<std::uint16_t>;
 
 // Not thread-safe. fds and memory passed in stay the caller's.
@@ -57,9 +58,9 @@ class Frontend {
     // Owner, protocol features, features. Returns the virtio features now in force.
     std::uint64_t negotiate(const Negotiation& wanted = {});
     // Memory table, the vrings queues[0..], DRIVER_OK and their enabling. `bases` is what
-    // stop_device() returned; without it every queue starts where its used ring stands, as QEMU
-    // does when the backend vanished. Throws FrontendError if anything is refused.
-    void start_device(const FakeMemory& memory, std::span<SplitQueueDriver* const> queues,
+    // stop_device() returned; without it every queue starts where its used side stands, as QEMU
+    // does for split rings when the backend vanished. Throws FrontendError if anything is refused.
+    void start_device(const FakeMemory& memory, std::span<QueueDriver* const> queues,
                       const VringBases& bases = {});
     // Disables every started vring, takes its base back and resets the status.
     VringBases stop_device();
@@ -77,8 +78,8 @@ class Frontend {
     bool set_log_base(int fd, std::uint64_t size, std::uint64_t mmap_offset = 0);
     bool set_vring_num(std::uint32_t index, std::uint32_t size);
     // With `log`, writes to the used ring are to be logged too.
-    bool set_vring_addr(std::uint32_t index, const FakeMemory& memory,
-                        const SplitQueueDriver& queue, bool log = false);
+    bool set_vring_addr(std::uint32_t index, const FakeMemory& memory, const QueueDriver& queue,
+                        bool log = false);
     bool set_vring_addr(const VringAddr& addr);
     bool set_vring_base(std::uint32_t index, std::uint32_t base);
     std::uint32_t get_vring_base(std::uint32_t index);
@@ -121,7 +122,7 @@ class Frontend {
     std::uint64_t get_u64(Request request);
     Reply reply_to(Request request);
     void report_status(std::uint64_t status);
-    void start_vring(std::uint32_t index, const FakeMemory& memory, const SplitQueueDriver& queue,
+    void start_vring(std::uint32_t index, const FakeMemory& memory, const QueueDriver& queue,
                      std::uint16_t base);
 
     UnixSocket socket_;

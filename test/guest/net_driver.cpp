@@ -36,7 +36,9 @@ std::vector<ReceivedFrame> NetDriver::receive_until(std::size_t count,
     }
 }
 
-std::vector<std::string> NetDriver::violations() const {
+std::vector<std::string> NetDriver::violations() {
+    rx_.queue().audit();
+    tx_.queue().audit();
     std::vector<std::string> all;
     append(all, "receiveq: ", rx_.queue().violations());
     append(all, "receiveq: ", rx_.violations());

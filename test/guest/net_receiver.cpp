@@ -25,10 +25,8 @@ NetReceiver::NetReceiver(FakeMemory& memory, std::uint16_t queue_size, std::uint
     : memory_(memory),
       header_size_(net_header_size(features)),
       mergeable_((features & kFeatureNetMrgRxbuf) != 0),
-      queue_(memory, queue_size, first_index),
-      posted_(queue_size, nullptr) {
-    if ((features & kFeatureEventIdx) != 0) queue_.use_event_idx();
-}
+      queue_(make_queue_driver(memory, queue_size, features, first_index)),
+      posted_(queue_size, nullptr) {}
 
 void NetReceiver::set_layout(RxLayout layout) {
     layout_ = std::move(layout);
@@ -45,14 +43,14 @@ std::size_t NetReceiver::refill(std::size_t limit) {
         ++posted;
     }
     returned_ = 0;
-    queue_.publish();
-    queue_.kick();
+    queue_->publish();
+    queue_->kick();
     return posted;
 }
 
 // An idle buffer, or a new one while the ring has room for any.
 NetReceiver::Slot* NetReceiver::take_slot() {
-    if (queue_.free_descriptors() == 0) return nullptr;
+    if (queue_->free_descriptors() == 0) return nullptr;
     if (!idle_.empty()) {
         Slot* slot = idle_.front();
         idle_.pop_front();
@@ -65,7 +63,7 @@ NetReceiver::Slot* NetReceiver::take_slot() {
 
 bool NetReceiver::post(Slot& slot) {
     if (canaries_) check_pieces(slot, 0, "a buffer the device had returned");
-    const auto head = queue_.add(slot.buffer.pieces, slot.buffer.form);
+    const auto head = queue_->add(slot.buffer.pieces, slot.buffer.form);
     if (!head) {
         idle_.push_front(&slot);
         return false;
@@ -76,7 +74,7 @@ bool NetReceiver::post(Slot& slot) {
 
 std::vector<ReceivedFrame> NetReceiver::receive() {
     std::vector<ReceivedFrame> frames;
-    for (const UsedHead& used : queue_.reap()) accept(used, frames);
+    for (const UsedHead& used : queue_->reap()) accept(used, frames);
     if (missing_ > 0) {
         violations_.add("the used entries of one frame were not published in one step");
     }
@@ -104,15 +102,11 @@ void NetReceiver::accept(const UsedHead& used, std::vector<ReceivedFrame>& frame
 
 // What the device wrote into a returned buffer, once it is checked that it wrote nothing else.
 std::vector<std::byte> NetReceiver::take_bytes(const Slot& slot, const UsedHead& used) {
-    const std::uint32_t capacity = slot.buffer.capacity();
-    if (used.len > capacity) {
-        violations_.add("used.len " + std::to_string(used.len) + " exceeds the buffer's " +
-                        std::to_string(capacity));
-    }
-    const std::uint32_t len = std::min(used.len, capacity);
+    const std::uint32_t len = std::min(used.len, slot.buffer.capacity());
     if (canaries_) {
         check_guards(slot);
-        check_pieces(slot, len + scratch_, "past used.len " + std::to_string(used.len));
+        check_pieces(slot, std::size_t{len} + scratch_,
+                     "past used.len " + std::to_string(used.len));
     }
     std::vector<std::byte> bytes(len);
     std::span<std::byte> rest(bytes);
@@ -169,7 +163,7 @@ void NetReceiver::check_guards(const Slot& slot) {
 }
 
 // Checks the buffer's bytes from offset `from` on, counted through its pieces.
-void NetReceiver::check_pieces(const Slot& slot, std::uint32_t from, const std::string& what) {
+void NetReceiver::check_pieces(const Slot& slot, std::size_t from, const std::string& what) {
     std::size_t skip = from;
     bool checked = !slot.buffer.shared_first_piece;
     for (const Piece& piece : slot.buffer.pieces) {

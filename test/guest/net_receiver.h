@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "queue_driver.h"
 #include "rx_layout.h"
-#include "split_queue_driver.h"
 #include "zecorx/virtio.h"
 
 namespace zecorx::test {
@@ -21,7 +22,7 @@ struct ReceivedFrame {
     std::vector<std::uint32_t> used_lens;  // of each, header included in the first
 };
 
-// Thread rule of SplitQueueDriver. Invariant: every byte of a buffer the driver holds is canary,
+// Thread rule of QueueDriver. Invariant: every byte of a buffer the driver holds is canary,
 // which is checked when the buffer is posted again, so a device that writes into a buffer it has
 // already returned is noticed.
 class NetReceiver {
@@ -33,14 +34,17 @@ class NetReceiver {
     NetReceiver(FakeMemory& memory, std::uint16_t queue_size, std::uint64_t features,
                 std::uint16_t first_index = 0);
 
-    SplitQueueDriver& queue() { return queue_; }
-    const SplitQueueDriver& queue() const { return queue_; }
+    QueueDriver& queue() { return *queue_; }
+    const QueueDriver& queue() const { return *queue_; }
 
     // For buffers posted from here on; the device keeps what it has.
     void set_layout(RxLayout layout);
     void set_refill_threshold(std::size_t returned_buffers) { threshold_ = returned_buffers; }
-    // Bytes past used.len that the device may have used as scratch; it may, by VIRTIO 2.7.8.2.
-    void tolerate_scratch(std::uint32_t bytes) { scratch_ = bytes; }
+    // Bytes past used.len that the device may have used as scratch; it may, by VIRTIO 2.7.8.2. By
+    // default the rest of the buffer.
+    void tolerate_scratch(std::uint32_t bytes = std::numeric_limits<std::uint32_t>::max()) {
+        scratch_ = bytes;
+    }
     // Benchmarks: filling and comparing canaries costs more than the device does.
     void disable_canaries() { canaries_ = false; }
 
@@ -74,13 +78,13 @@ class NetReceiver {
 
     void fill_canaries(const Slot& slot);
     void check_guards(const Slot& slot);
-    void check_pieces(const Slot& slot, std::uint32_t from, const std::string& what);
+    void check_pieces(const Slot& slot, std::size_t from, const std::string& what);
     void report_damage(const std::string& what, GuestRange range);
 
     FakeMemory& memory_;
     const std::uint32_t header_size_;
     const bool mergeable_;
-    SplitQueueDriver queue_;
+    std::unique_ptr<QueueDriver> queue_;
 
     RxLayout layout_ = RxLayout::linux_mergeable();
     std::uint64_t generation_ = 0;

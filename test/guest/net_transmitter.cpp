@@ -6,24 +6,41 @@
 
 namespace zecorx::test {
 
+namespace {
+
+constexpr std::byte kGapFill{0xEE};
+
+}  // namespace
+
 NetTransmitter::NetTransmitter(FakeMemory& memory, std::uint16_t queue_size, std::uint64_t features,
                                std::uint16_t first_index)
     : memory_(memory),
       header_size_(net_header_size(features)),
-      queue_(memory, queue_size, first_index),
-      posted_(queue_size, nullptr) {
-    if ((features & kFeatureEventIdx) != 0) queue_.use_event_idx();
-}
+      queue_(make_queue_driver(memory, queue_size, features, first_index)),
+      posted_(queue_size, nullptr) {}
 
 bool NetTransmitter::enqueue(std::span<const std::byte> frame, const TxLayout& layout,
                              const NetHeader& header) {
-    Slot* slot = take_slot(header_size_ + frame.size());
-    slot->sent.resize(header_size_ + frame.size());
-    std::memcpy(slot->sent.data(), &header, header_size_);
-    std::copy(frame.begin(), frame.end(), slot->sent.begin() + header_size_);
-    memory_.write(slot->gpa, slot->sent);
+    std::vector<std::byte> bytes(header_size_);
+    std::memcpy(bytes.data(), &header, header_size_);
+    bytes.insert(bytes.end(), frame.begin(), frame.end());
 
-    const auto head = queue_.add(cut(slot->gpa, frame.size(), layout), layout.form);
+    const std::vector<std::uint32_t> lens = cut(frame.size(), layout);
+    Slot* slot = take_slot(bytes.size() + layout.gap * lens.size());
+    slot->sent.clear();
+    std::vector<Piece> pieces;
+    for (std::span<const std::byte> rest(bytes); const std::uint32_t len : lens) {
+        pieces.push_back({slot->gpa + slot->sent.size(), len});
+        slot->sent.insert(slot->sent.end(), rest.begin(), rest.begin() + len);
+        slot->sent.resize(slot->sent.size() + layout.gap, kGapFill);
+        rest = rest.subspan(len);
+    }
+    memory_.write(slot->gpa, slot->sent);
+    return post(slot, pieces, layout.form);
+}
+
+bool NetTransmitter::post(Slot* slot, std::span<const Piece> pieces, DescForm form) {
+    const auto head = queue_->add(pieces, form);
     if (!head) {
         idle_.push_back(slot);
         return false;
@@ -46,26 +63,28 @@ NetTransmitter::Slot* NetTransmitter::take_slot(std::size_t bytes) {
     return &slots_.back();
 }
 
-std::vector<Piece> NetTransmitter::cut(Gpa gpa, std::size_t frame_len,
-                                       const TxLayout& layout) const {
-    std::vector<Piece> pieces;
-    pieces.push_back({gpa, header_size_});
-    std::size_t done = 0;
-    if (!layout.header_apart) {
-        done = std::min<std::size_t>(frame_len, layout.max_piece);
-        pieces.back().len += static_cast<std::uint32_t>(done);
+// Lengths of the pieces of header and frame.
+std::vector<std::uint32_t> NetTransmitter::cut(std::size_t frame_len,
+                                               const TxLayout& layout) const {
+    std::vector<std::uint32_t> lens;
+    for (std::uint32_t left = header_size_; left > 0; left -= lens.back()) {
+        lens.push_back(std::min(left, layout.header_piece));
     }
-    while (done < frame_len) {
-        const std::size_t len = std::min<std::size_t>(frame_len - done, layout.max_piece);
-        pieces.push_back({gpa + header_size_ + done, static_cast<std::uint32_t>(len)});
-        done += len;
+    std::size_t left = frame_len;
+    if (!layout.header_apart && lens.size() == 1) {
+        const std::size_t with_header = std::min<std::size_t>(left, layout.max_piece);
+        lens.back() += static_cast<std::uint32_t>(with_header);
+        left -= with_header;
     }
-    return pieces;
+    for (; left > 0; left -= lens.back()) {
+        lens.push_back(static_cast<std::uint32_t>(std::min<std::size_t>(left, layout.max_piece)));
+    }
+    return lens;
 }
 
 void NetTransmitter::flush() {
-    queue_.publish();
-    queue_.kick();
+    queue_->publish();
+    queue_->kick();
 }
 
 bool NetTransmitter::send(std::span<const std::byte> frame, const TxLayout& layout,
@@ -76,7 +95,7 @@ bool NetTransmitter::send(std::span<const std::byte> frame, const TxLayout& layo
 }
 
 std::size_t NetTransmitter::reap_transmitted() {
-    const std::vector<UsedHead> reaped = queue_.reap();
+    const std::vector<UsedHead> reaped = queue_->reap();
     std::vector<std::byte> now;
     for (const UsedHead& used : reaped) {
         Slot* slot = std::exchange(posted_[used.head], nullptr);

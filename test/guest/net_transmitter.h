@@ -5,10 +5,11 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "split_queue_driver.h"
+#include "queue_driver.h"
 #include "zecorx/virtio.h"
 
 namespace zecorx::test {
@@ -18,18 +19,22 @@ struct TxLayout {
     bool header_apart = false;  // the header has a descriptor of its own
     std::uint32_t max_piece = std::numeric_limits<std::uint32_t>::max();  // bytes of frame in one
     DescForm form = DescForm::kDirect;
+    std::uint32_t gap = 0;  // bytes of other memory between one descriptor's and the next one's
+    // Cuts the header, too, which then lies apart: bytes of it in one descriptor.
+    std::uint32_t header_piece = std::numeric_limits<std::uint32_t>::max();
 };
 
-// Thread rule of SplitQueueDriver.
+// Thread rule of QueueDriver.
 class NetTransmitter {
   public:
     NetTransmitter(FakeMemory& memory, std::uint16_t queue_size, std::uint64_t features,
                    std::uint16_t first_index = 0);
 
-    SplitQueueDriver& queue() { return queue_; }
-    const SplitQueueDriver& queue() const { return queue_; }
+    QueueDriver& queue() { return *queue_; }
+    const QueueDriver& queue() const { return *queue_; }
 
-    // Puts a frame on the ring, unpublished; false when the ring is full.
+    // Puts a frame on the ring, unpublished; false when the ring is full. The frame may be as long
+    // as segmentation offload makes it: 64 KiB and more.
     bool enqueue(std::span<const std::byte> frame, const TxLayout& layout = {},
                  const NetHeader& header = {});
     void flush();  // publishes and kicks
@@ -45,15 +50,16 @@ class NetTransmitter {
     struct Slot {
         Gpa gpa;
         std::size_t capacity;
-        std::vector<std::byte> sent;  // header and frame as the driver wrote them
+        std::vector<std::byte> sent;  // header, frame and gaps as the driver wrote them
     };
 
     Slot* take_slot(std::size_t bytes);
-    std::vector<Piece> cut(Gpa gpa, std::size_t frame_len, const TxLayout& layout) const;
+    bool post(Slot* slot, std::span<const Piece> pieces, DescForm form);
+    std::vector<std::uint32_t> cut(std::size_t frame_len, const TxLayout& layout) const;
 
     FakeMemory& memory_;
     const std::uint32_t header_size_;
-    SplitQueueDriver queue_;
+    std::unique_ptr<QueueDriver> queue_;
     std::deque<Slot> slots_;  // never shrinks: others point into it
     std::vector<Slot*> idle_;
     std::vector<Slot*> posted_;  // by head

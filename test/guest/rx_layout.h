@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "guest_memory.h"
-#include "split_queue_driver.h"
+#include "queue_driver.h"
 
 namespace zecorx::test {
 
@@ -25,7 +25,7 @@ struct RxBuffer {
 };
 
 // Places the pieces of one buffer:
-//   RxBufferBuilder(memory).piece(12).align(4096).piece(1518).indirect().build()
+//   RxBufferBuilder(memory).piece(12).align(4096).piece(1518).build()
 class RxBufferBuilder {
   public:
     // Canary bytes on each side of a piece: more than a NIC that rounds 1536 up to 2048 overruns.
@@ -41,7 +41,6 @@ class RxBufferBuilder {
     // remainder is the last piece.
     RxBufferBuilder& packed(std::uint32_t total, const std::vector<std::uint32_t>& cuts);
     RxBufferBuilder& shared_first_piece();
-    RxBufferBuilder& indirect();
     RxBuffer build() const { return buffer_; }
 
   private:
@@ -51,6 +50,9 @@ class RxBufferBuilder {
     RxBuffer buffer_;
 };
 
+// Which sessions guests use a layout in.
+enum class MrgRxbuf { kAny, kOnlyWith, kOnlyWithout };
+
 // A layout may remember what it placed before, so each driver has a copy of its own.
 class RxLayout {
   public:
@@ -58,36 +60,58 @@ class RxLayout {
     using Place =
         std::function<RxBuffer(FakeMemory& memory, std::uint32_t header, std::size_t ordinal)>;
 
-    RxLayout(std::string name, Place place) : name_(std::move(name)), place_(std::move(place)) {}
+    RxLayout(std::string name, Place place, MrgRxbuf mrg_rxbuf = MrgRxbuf::kAny,
+             DescForm form = DescForm::kDirect)
+        : name_(std::move(name)), place_(std::move(place)), mrg_rxbuf_(mrg_rxbuf), form_(form) {}
 
     const std::string& name() const { return name_; }
-    RxBuffer place(FakeMemory& memory, std::uint32_t header, std::size_t ordinal) {
-        return place_(memory, header, ordinal);
-    }
+    MrgRxbuf mrg_rxbuf() const { return mrg_rxbuf_; }
+    bool indirect() const { return form_ == DescForm::kIndirect; }
+    // Whether a guest that negotiated `features` posts such buffers.
+    bool suits(std::uint64_t features) const;
+    RxBuffer place(FakeMemory& memory, std::uint32_t header, std::size_t ordinal);
+    // Bytes of frame that one buffer, the first, holds.
+    std::uint32_t frame_room(std::uint32_t header) const;
 
+    // What guests in the field post. `mtu` is the guest's, where its driver goes by it.
     static RxLayout linux_mergeable();  // 1 descriptor of 1536, every 21st 2048
+    static RxLayout linux_xdp();        // 1 descriptor of 3520, 256 bytes into a page
     static RxLayout linux_small();      // 1 descriptor: header + 1518
     static RxLayout linux_old();        // header apart, then 1518
-    static RxLayout linux_big();        // 19 descriptors by an indirect table: header, 18 pages
-    static RxLayout dpdk();             // 1 descriptor: header + 2048, data 64-byte aligned
-    static RxLayout page();             // 1 descriptor of 4096, page-aligned
-    static RxLayout edk2();             // header, then 1514; buffers packed back to back
-    static RxLayout ipxe();             // one header for all buffers, then 1518
-    static RxLayout split_header(std::uint32_t step);  // header in pieces of `step`, then 1518
-    static RxLayout odd_address();                     // header + 2048 from an odd address
-    static RxLayout tiny(std::uint32_t len = 512);     // 1 descriptor of `len`
-    static RxLayout page_crossing();                   // header + 1518 around a 4 KiB boundary
+    // 19 descriptors: header, 18 pages. By an indirect table where that is negotiated.
+    static RxLayout linux_big(DescForm form = DescForm::kIndirect);
+    static RxLayout linux_big_mtu(std::uint32_t mtu);  // header, then as many pages as it takes
+    static RxLayout dpdk();  // 1 descriptor: header + 2048, data 64-byte aligned
+    static RxLayout page();  // 1 descriptor of 4096, page-aligned: old Linux, NetKVM with MRG_RXBUF
+    static RxLayout edk2();  // header, then 1514; buffers packed back to back
+    static RxLayout ipxe(std::uint32_t mtu = 1500);  // one header for all, then 18 + MTU
+    // 64 KiB of pages that lie apart and a tail, by an indirect table; the header has a descriptor
+    // of its own, or with `header_in_page` the start of the first page.
+    static RxLayout netkvm(bool header_in_page = false);
+
+    // What the specification allows besides.
+    static RxLayout split_header(std::uint32_t step);       // header in pieces of `step`, then 1518
+    static RxLayout straddled_header(std::uint32_t first);  // `first` bytes of it, then the rest
+                                                            // and 1518
+    static RxLayout odd_address();                          // header + 2048 from an odd address
+    static RxLayout tiny(std::uint32_t len = 512);          // 1 descriptor of `len`
+    static RxLayout page_crossing();                        // header + 1518 around a 4 KiB boundary
     static RxLayout region_crossing();  // around the end of a region while there are such ends,
                                         // then like dpdk()
     static RxLayout single(std::uint32_t len);  // header + `len`, for size gates
+    static RxLayout jumbo();                    // header + 9234 in one piece
 
     // What every backend must serve, without and with MRG_RXBUF: each holds a whole 1514-byte
     // frame.
     static std::vector<RxLayout> whole_frame_layouts();
+    // All of the above, by unique names. Not each suits() every session, or holds a whole frame.
+    static std::vector<RxLayout> all_layouts(std::uint32_t mtu = 1500);
 
   private:
     std::string name_;
     Place place_;
+    MrgRxbuf mrg_rxbuf_;
+    DescForm form_;
 };
 
 }  // namespace zecorx::test

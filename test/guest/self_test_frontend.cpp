@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "fake_guest.h"
+#include "test_device.h"
 
 using namespace zecorx;
 using namespace zecorx::test;
@@ -52,6 +53,15 @@ class ScriptedBackend {
     std::vector<Seen> seen() {
         const std::scoped_lock lock(mutex_);
         return seen_;
+    }
+    template <typename T>
+    std::vector<T> payloads(Request request) {
+        std::vector<T> all;
+        for (const Seen& message : seen()) {
+            if (message.request != request) continue;
+            std::memcpy(&all.emplace_back(), message.payload.data(), sizeof(T));
+        }
+        return all;
     }
     std::vector<Request> requests() {
         std::vector<Request> all;
@@ -280,13 +290,40 @@ TEST_CASE("a guest whose connection died goes on where its used rings stand") {
     FakeGuest guest = connect_device(first.frontend(), memory, {.first_index = 40});
     guest.frontend.disconnect();
     guest.reconnect(second.frontend());
+    CHECK(second.payloads<VringState>(Request::kSetVringBase).at(0).num == 40);
+}
 
-    const auto seen = second.seen();
-    const auto base = std::find_if(seen.begin(), seen.end(), [](const auto& message) {
-        return message.request == Request::kSetVringBase;
-    });
-    REQUIRE(base != seen.end());
-    VringState state{};
-    std::memcpy(&state, base->payload.data(), sizeof(state));
-    CHECK(state.num == 40);
+TEST_CASE("a packed ring is handed over with its areas and wrap counters") {
+    ScriptedBackend first;
+    ScriptedBackend second;
+    first.features |= kFeatureRingPacked;
+    second.features |= kFeatureRingPacked;
+    const Negotiation packed{.features = first.features};
+    FakeMemory memory(4_MiB);
+    FakeGuest guest =
+        connect_device(first.frontend(), memory, {.rx_size = 24, .tx_size = 100}, packed);
+    REQUIRE(guest.net.rx().queue().is_packed());
+    CHECK(first.payloads<VringState>(Request::kSetVringNum).at(0).num == 24);
+    CHECK(first.payloads<VringState>(Request::kSetVringBase).at(1).num == 0x8000'8000);
+    const auto addr = first.payloads<VringAddr>(Request::kSetVringAddr).at(0);
+    PackedQueueDriver& queue = guest.net.packed_receiveq();
+    CHECK(addr.desc == reinterpret_cast<std::uintptr_t>(&queue.desc(0)));
+    CHECK(addr.avail == reinterpret_cast<std::uintptr_t>(&queue.driver_event()));
+    CHECK(addr.used == reinterpret_cast<std::uintptr_t>(&queue.device_event()));
+    CHECK_THROWS_AS(guest.net.receiveq(), std::bad_cast);
+
+    // What the device has used counts, whether the driver has seen it or not.
+    guest.net.refill();
+    PackedTestDevice device(memory, queue);
+    for (int i = 0; i < 30; ++i) {
+        if (i == 24) guest.net.receive();
+        device.complete(device.acquire()->head, 0);
+        device.publish();
+    }
+    guest.frontend.disconnect();
+    guest.reconnect(second.frontend());
+    CHECK(second.payloads<VringState>(Request::kSetVringBase).at(0).num == 0x0006'0006);
+    guest.start_device({0x8003, 5});
+    CHECK(second.payloads<VringState>(Request::kSetVringBase).at(2).num == 0x8003'8003);
+    CHECK(second.payloads<VringState>(Request::kSetVringBase).at(3).num == 0x0005'0005);
 }

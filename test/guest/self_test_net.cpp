@@ -1,6 +1,8 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/generators/catch_generators_range.hpp>
+#include <cstring>
+#include <set>
 #include <string>
 
 #include "frames.h"
@@ -14,6 +16,7 @@ namespace {
 using Violations = std::vector<std::string>;
 
 constexpr std::uint64_t kMergeable = kFeatureVersion1 | kFeatureNetMrgRxbuf;
+constexpr std::uint64_t kPacked = kMergeable | kFeatureRingPacked;
 
 struct NetFixture {
     FakeMemory memory{FakeMemory::equal_regions(4, 16_MiB, 0)};
@@ -28,10 +31,15 @@ struct NetFixture {
                        .layout = std::move(layout)}),
           device(memory, net, features) {}
 
+    // For tests of both kinds of ring.
+    explicit NetFixture(std::uint64_t features, RxLayout layout = RxLayout::dpdk())
+        : NetFixture(std::move(layout), features) {}
+
     void deliver(const Frame& frame) {
         REQUIRE(device.deliver(frame));
         device.rx.publish();
     }
+    // In the receiveq's descriptor table.
     Gpa piece_of(std::uint16_t head, std::size_t index = 0) {
         std::uint16_t desc = head;
         for (; index > 0; --index) desc = net.receiveq().desc(desc).next;
@@ -45,11 +53,17 @@ Frame frame_of(std::uint32_t seq, std::size_t size) {
 
 }  // namespace
 
-TEST_CASE("frames sent come back through every layout") {
-    const RxLayout layout = GENERATE(from_range(RxLayout::whole_frame_layouts()));
-    const std::uint64_t features = GENERATE(as<std::uint64_t>(), 0, kFeatureVersion1, kMergeable);
+TEST_CASE("frames sent come back through every layout, on either kind of ring") {
+    const RxLayout layout = GENERATE(from_range(RxLayout::all_layouts()));
+    const std::uint64_t features =
+        GENERATE(as<std::uint64_t>(), 0, kFeatureVersion1, kMergeable,
+                 kFeatureVersion1 | kFeatureRingPacked, kPacked, kPacked | kFeatureInOrder,
+                 kMergeable | kFeatureInOrder, kPacked | kFeatureEventIdx) |
+        kFeatureIndirectDesc;
     CAPTURE(layout.name(), features);
-    NetFixture guest(layout, features);
+    if (!layout.suits(features)) SUCCEED("not a layout of such guests");
+    if (!layout.suits(features)) return;
+    NetFixture guest(features, layout);
     guest.net.refill();
 
     for (std::uint32_t seq = 0; seq < 200; ++seq) {
@@ -61,11 +75,55 @@ TEST_CASE("frames sent come back through every layout") {
         CHECK(guest.net.reap_transmitted() == 1);
     }
     CHECK(guest.net.violations() == Violations{});
-    CHECK(guest.net.receiveq().order_violations() == 0);
+    CHECK(guest.net.order_violations() == 0);
+}
+
+TEST_CASE("layouts hold jumbo frames where the guest's MTU has them do so") {
+    constexpr std::uint32_t kMtu = 9000;
+    const std::uint64_t features = kFeatureVersion1 | kFeatureIndirectDesc |
+                                   GENERATE(as<std::uint64_t>(), 0, kFeatureRingPacked);
+    std::size_t served = 0;
+    for (const RxLayout& layout : RxLayout::all_layouts(kMtu)) {
+        if (!layout.suits(features) || layout.frame_room(kHeaderSize) < kMtu + 14) continue;
+        CAPTURE(layout.name());
+        NetFixture guest(features, layout);
+        guest.net.refill();
+        guest.deliver(frame_of(7, kMtu + 14));
+        const auto frames = guest.net.receive();
+        REQUIRE(frames.size() == 1);
+        CHECK(check_frame(frames[0].bytes) == 7);
+        CHECK(frames[0].used_lens == std::vector<std::uint32_t>{kMtu + 14 + 12});
+        CHECK(guest.net.violations() == Violations{});
+        ++served;
+    }
+    CHECK(served == 7);  // linux_big thrice, ipxe, netkvm twice, jumbo
+}
+
+TEST_CASE("rings of every size serve, packed ones of any number") {
+    struct Case {
+        std::uint64_t features;
+        std::uint16_t size;
+    };
+    const auto [features, size] =
+        GENERATE(Case{kMergeable, 16}, Case{kMergeable, 32768}, Case{kPacked, 16},
+                 Case{kPacked, 24}, Case{kPacked, 1000}, Case{kPacked, 32768});
+    CAPTURE(features, size);
+    NetFixture guest(RxLayout::tiny(200), features, size);
+    guest.net.rx().set_refill_threshold(NetReceiver::kRefillFrozen);  // no memory for 32768
+    guest.net.rx().refill(1000);
+    for (std::uint32_t seq = 0; seq < 100; ++seq) {
+        guest.deliver(frame_of(seq, 600));
+        const auto frames = guest.net.receive();
+        REQUIRE(frames.size() == 1);
+        CHECK(check_frame(frames[0].bytes) == seq);
+        CHECK(frames[0].used_lens.size() == 4);
+        CHECK(guest.net.rx().refill(4) == 4);
+    }
+    CHECK(guest.net.violations() == Violations{});
 }
 
 TEST_CASE("a frame over several buffers is put together") {
-    NetFixture guest(RxLayout::tiny(512));
+    NetFixture guest(GENERATE(kMergeable, kPacked), RxLayout::tiny(512));
     guest.net.refill();
     guest.deliver(frame_of(4, 1514));
     const auto frames = guest.net.receive();
@@ -78,10 +136,10 @@ TEST_CASE("a frame over several buffers is put together") {
 }
 
 TEST_CASE("a frame published in two steps is a violation, but arrives") {
-    NetFixture guest(RxLayout::tiny(512));
+    NetFixture guest(GENERATE(kMergeable, kPacked), RxLayout::tiny(512));
     guest.net.refill();
     REQUIRE(guest.device.deliver(frame_of(4, 600)));
-    guest.device.rx.publish_idx(1);
+    guest.device.rx.publish(1);
     CHECK(guest.net.receive().empty());
     CHECK(guest.net.violations().size() == 1);
     guest.device.rx.publish();
@@ -122,6 +180,17 @@ TEST_CASE("scratch use past used.len is accepted as far as a test allows") {
     CHECK(guest.net.violations().size() == (at < 12 ? 0U : 1U));
 }
 
+TEST_CASE("scratch use of the whole buffer is accepted, but nothing next to it") {
+    NetFixture guest(RxLayout::dpdk());
+    guest.net.rx().tolerate_scratch();
+    guest.net.refill();
+    guest.deliver(frame_of(1, 100));
+    const std::size_t at = GENERATE(as<std::size_t>(), 112, 2059, 2060);
+    *guest.memory.at(guest.piece_of(0) + at, 1) ^= std::byte{1};
+    guest.net.receive();
+    CHECK(guest.net.violations().size() == (at < 2060 ? 0U : 1U));
+}
+
 TEST_CASE("an overrun into the adjacent buffer of an EDK2 guest is noticed") {
     NetFixture guest(RxLayout::edk2());
     guest.net.refill();
@@ -149,7 +218,7 @@ TEST_CASE("a write into a buffer the device has returned is noticed when it is p
 }
 
 TEST_CASE("a wrong used.len is a violation") {
-    NetFixture guest(RxLayout::dpdk());
+    NetFixture guest(GENERATE(kMergeable, kPacked));
     guest.net.refill();
     const auto chain = guest.device.rx.acquire();
     guest.device.rx.complete(chain->head, GENERATE(11U, 2061U, 0xffff'ffffU));
@@ -159,7 +228,7 @@ TEST_CASE("a wrong used.len is a violation") {
 }
 
 TEST_CASE("used.len 0 returns a buffer without a frame") {
-    NetFixture guest(RxLayout::dpdk());
+    NetFixture guest(GENERATE(kMergeable, kPacked));
     guest.net.refill();
     guest.device.rx.complete(guest.device.rx.acquire()->head, 0);
     guest.device.rx.publish();
@@ -169,19 +238,20 @@ TEST_CASE("used.len 0 returns a buffer without a frame") {
 }
 
 TEST_CASE("the refill threshold decides when buffers go back") {
-    NetFixture guest(RxLayout::dpdk(), kMergeable, 8);
+    NetFixture guest(RxLayout::dpdk(), GENERATE(kMergeable, kPacked), 8);
+    QueueDriver& receiveq = guest.net.rx().queue();
     guest.net.rx().set_refill_threshold(3);
     CHECK(guest.net.refill() == 8);
     for (std::size_t returned = 1; returned <= 3; ++returned) {
         guest.deliver(frame_of(1, 60));
         guest.net.receive();
-        CHECK(guest.net.receiveq().outstanding() == (returned < 3 ? 8 - returned : 8));
+        CHECK(receiveq.outstanding() == (returned < 3 ? 8 - returned : 8));
     }
 
     guest.net.rx().set_refill_threshold(NetReceiver::kRefillFrozen);
     for (int i = 0; i < 8; ++i) guest.deliver(frame_of(1, 60));
     guest.net.receive();
-    CHECK(guest.net.receiveq().outstanding() == 0);
+    CHECK(receiveq.outstanding() == 0);
     CHECK(guest.net.rx().refill(2) == 2);
 }
 
@@ -218,6 +288,17 @@ TEST_CASE("layouts have the shape their guests post") {
     CHECK(place(RxLayout::linux_big()).pieces.size() == 19);
     CHECK(place(RxLayout::linux_big()).form == DescForm::kIndirect);
     CHECK(place(RxLayout::split_header(5)).pieces.size() == 4);
+    CHECK(place(RxLayout::straddled_header(6)).pieces[1].len == 6 + 1518);
+    CHECK(place(RxLayout::linux_xdp()).pieces[0].gpa % 4096 == 256);
+    CHECK(place(RxLayout::linux_xdp()).capacity() == 3520);
+    CHECK(place(RxLayout::linux_big(DescForm::kDirect)).form == DescForm::kDirect);
+    CHECK(place(RxLayout::linux_big_mtu(9000)).pieces.size() == 5);
+    CHECK(place(RxLayout::linux_big_mtu(9000)).pieces[1].len == 4064);
+    CHECK(place(RxLayout::netkvm()).pieces.size() == 18);
+    CHECK(place(RxLayout::netkvm(true)).pieces.size() == 17);
+    CHECK(place(RxLayout::jumbo()).pieces[0].len == 12 + 9234);
+    CHECK(RxLayout::ipxe(9000).frame_room(kHeaderSize) == 9018);
+    CHECK(RxLayout::edk2().frame_room(kLegacyHeaderSize) == 1514);
 
     RxLayout ipxe = RxLayout::ipxe();
     const Gpa shared_header = ipxe.place(memory, kHeaderSize, 0).pieces[0].gpa;
@@ -232,24 +313,80 @@ TEST_CASE("layouts have the shape their guests post") {
     CHECK_NOTHROW(memory.at(after.gpa, after.len));
 }
 
+TEST_CASE("the layouts have names of their own") {
+    std::set<std::string> names;
+    for (const std::uint32_t mtu : {1500, 9000}) {
+        names.clear();
+        const auto layouts = RxLayout::all_layouts(mtu);
+        for (const RxLayout& layout : layouts) names.insert(layout.name());
+        CHECK(names.size() == layouts.size());
+    }
+}
+
+TEST_CASE("a layout suits the sessions its guests negotiate") {
+    CHECK(RxLayout::dpdk().suits(0));
+    CHECK(RxLayout::dpdk().suits(kMergeable));
+    CHECK_FALSE(RxLayout::tiny().suits(kFeatureVersion1));
+    CHECK(RxLayout::tiny().suits(kMergeable));
+    CHECK_FALSE(RxLayout::edk2().suits(kMergeable));
+    CHECK(RxLayout::edk2().suits(0));
+    CHECK_FALSE(RxLayout::linux_big().suits(kFeatureVersion1));
+    CHECK(RxLayout::linux_big().suits(kFeatureVersion1 | kFeatureIndirectDesc));
+    CHECK(RxLayout::linux_big(DescForm::kDirect).suits(kFeatureVersion1));
+}
+
 TEST_CASE("a sent frame is cut as asked and reads back whole") {
-    NetFixture guest;
+    NetFixture guest(GENERATE(kMergeable, kPacked));
     const Frame frame = frame_of(8, 300);
     const DescForm form = GENERATE(DescForm::kDirect, DescForm::kIndirect);
+    const std::uint32_t gap = GENERATE(0U, 1U, 64U);
     struct Case {
         bool header_apart;
         std::uint32_t max_piece;
+        std::uint32_t header_piece;
         std::size_t pieces;
     };
     for (const Case& c :
-         {Case{false, 1000, 1}, Case{true, 1000, 2}, Case{false, 100, 3}, Case{true, 100, 4}}) {
-        REQUIRE(guest.net.send(frame, {c.header_apart, c.max_piece, form}));
+         {Case{false, 1000, 12, 1}, Case{true, 1000, 12, 2}, Case{false, 100, 12, 3},
+          Case{true, 100, 12, 4}, Case{true, 100, 5, 6}, Case{false, 300, 1, 13}}) {
+        REQUIRE(guest.net.send(frame, {c.header_apart, c.max_piece, form, gap, c.header_piece}));
         const auto chain = guest.device.tx.acquire();
         REQUIRE(chain);
-        CHECK(chain->pieces.size() == c.pieces);
+        REQUIRE(chain->pieces.size() == c.pieces);
+        for (std::size_t i = 1; i < c.pieces; ++i) {
+            const Piece& before = chain->pieces[i - 1];
+            CHECK(chain->pieces[i].gpa == before.gpa + before.len + gap);
+        }
         const auto bytes = guest.device.tx.gather(*chain);
         CHECK(check_frame(std::span(bytes).subspan(kHeaderSize)) == 8);
     }
+}
+
+TEST_CASE("a frame of 64 KiB is sent with the header it was given") {
+    const std::uint64_t features = GENERATE(kMergeable, kPacked);
+    const DescForm form = GENERATE(DescForm::kDirect, DescForm::kIndirect);
+    NetFixture guest(features);
+    const NetHeader header{.flags = kNetHeaderNeedsCsum,
+                           .gso_type = 1,
+                           .hdr_len = 54,
+                           .gso_size = 1448,
+                           .csum_start = 34,
+                           .csum_offset = 16,
+                           .num_buffers = 0};
+    const Frame frame = frame_of(3, 65535 + 14);
+    for (int i = 0; i < 10; ++i) {
+        REQUIRE(guest.net.tx().send(frame, {.max_piece = 4096, .form = form, .gap = 64}, header));
+        const auto chain = guest.device.tx.acquire();
+        REQUIRE(chain);
+        CHECK(chain->pieces.size() == 17);
+        const auto bytes = guest.device.tx.gather(*chain);
+        CHECK(std::memcmp(bytes.data(), &header, sizeof(header)) == 0);
+        CHECK(check_frame(std::span(bytes).subspan(kHeaderSize)) == 3);
+        guest.device.tx.complete(chain->head, 0);
+        guest.device.tx.publish();
+        CHECK(guest.net.reap_transmitted() == 1);
+    }
+    CHECK(guest.net.violations() == Violations{});
 }
 
 TEST_CASE("a full transmitq refuses frames until some are reaped") {
@@ -262,11 +399,12 @@ TEST_CASE("a full transmitq refuses frames until some are reaped") {
     CHECK(guest.net.send(frame_of(4, 9000)));
 }
 
-TEST_CASE("a device that writes into a transmit buffer is noticed") {
-    NetFixture guest;
-    guest.net.send(frame_of(1, 60));
+TEST_CASE("a device that writes into a transmit buffer, or between its pieces, is noticed") {
+    NetFixture guest(GENERATE(kMergeable, kPacked));
+    guest.net.send(frame_of(1, 60), {.header_apart = true, .gap = 8});
     const auto chain = guest.device.tx.acquire();
-    *guest.memory.at(chain->pieces[0].gpa + 30, 1) ^= std::byte{1};
+    const Gpa at = GENERATE(as<Gpa>(), 0, 11, 12, 19, 20, 79, 80);
+    *guest.memory.at(chain->pieces[0].gpa + at, 1) ^= std::byte{1};
     guest.device.tx.complete(chain->head, 0);
     guest.device.tx.publish();
     guest.net.reap_transmitted();

@@ -13,7 +13,7 @@ namespace {
 struct QueueFixture {
     FakeMemory memory{1_MiB};
     SplitQueueDriver queue{memory, 8};
-    TestDevice device{memory, queue};
+    SplitTestDevice device{memory, queue};
     Gpa buffer = memory.allocate(4096);
 
     // A published chain of one piece.
@@ -61,8 +61,8 @@ TEST_CASE_METHOD(QueueFixture, "a chain that needs more descriptors than are fre
 TEST_CASE("indices wrap at 16 bits with every chain coming back in order") {
     FakeMemory memory(1_MiB);
     SplitQueueDriver queue(memory, 4, 65530);
-    TestDevice device(memory, queue);
-    const Piece piece{memory.allocate(64), 64, true};
+    SplitTestDevice device(memory, queue);
+    const Piece piece{memory.allocate(128), 128, true};
     for (std::uint32_t i = 0; i < 100; ++i) {
         while (queue.add({&piece, 1})) {
         }
@@ -133,6 +133,47 @@ TEST_CASE_METHOD(QueueFixture, "completion out of order is counted, not forbidde
     CHECK(queue.reap().size() == 2);
     CHECK(queue.order_violations() == 1);
     CHECK(queue.violations().count() == 0);
+}
+
+TEST_CASE_METHOD(QueueFixture, "completion out of order is a violation with IN_ORDER") {
+    queue.use_in_order();
+    const std::uint16_t first = give();
+    const std::uint16_t second = give();
+    device.complete(second, 1);
+    device.complete(first, 1);
+    device.publish();
+    CHECK(queue.reap().size() == 2);
+    CHECK(queue.violations().count() == 1);
+}
+
+TEST_CASE_METHOD(QueueFixture, "one used entry stands for a batch where batches are accepted") {
+    queue.use_in_order();
+    queue.accept_batches();
+    give();
+    give();
+    device.complete(give(), 9);
+    device.skip_entries(2);
+    device.publish();
+    const auto reaped = queue.reap();
+    REQUIRE(reaped.size() == 3);
+    CHECK(reaped[0].len == 64);
+    CHECK(reaped[2].len == 9);
+    device.complete(give(), 1);
+    device.publish();
+    CHECK(queue.reap().size() == 1);
+
+    give();
+    device.complete(give(), 1);
+    device.publish();
+    CHECK(queue.reap().empty());
+    CHECK(queue.violations().count() == 1);  // used.idx counts one chain of the two
+}
+
+TEST_CASE_METHOD(QueueFixture, "a used length beyond what was posted is a violation") {
+    device.complete(give(), 65);
+    device.publish();
+    CHECK(queue.reap().size() == 1);
+    CHECK(queue.violations().count() == 1);
 }
 
 TEST_CASE_METHOD(QueueFixture, "a kick is sent for new chains unless the device declines") {
