@@ -14,6 +14,8 @@
 #include <utility>
 #include <variant>
 
+#include "buffer_advice.h"
+
 namespace zecorx {
 namespace {
 
@@ -86,9 +88,10 @@ rte_vhost_vring vring_of(int vid, std::uint16_t ring) {
     return vring;
 }
 
-// What the NIC may write for this VM. Its tag is taken off the frames of a vlan= VM.
+// What the NIC may write for this VM: tagged frames reach a VM only with trunk=, because with vlan=
+// their tag is taken off.
 QueueGeometry geometry_of(const VmOptions& options, const Port& port) {
-    const std::uint32_t max_frame = port.geometry().max_frame(!options.vlan);
+    const std::uint32_t max_frame = port.geometry().max_frame(!options.trunk.empty());
     if (!options.rxbuf) return QueueGeometry::whole(max_frame);
     return {max_frame, *options.rxbuf};
 }
@@ -100,7 +103,8 @@ Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& wor
       port_(port),
       queues_(queues),
       worker_(worker),
-      datapath_(name_, port, queues, geometry_of(options, port)),
+      geometry_(geometry_of(options, port)),
+      datapath_(name_, port, queues, geometry_),
       macs_(options.macs) {
     for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
 }
@@ -119,6 +123,7 @@ void Vm::session_started(int vid) {
     spdlog::info("{}: session begins", name_);
     vid_ = vid;
     failed_ = false;
+    advised_ = false;
     reconcile();
 }
 
@@ -206,6 +211,17 @@ void Vm::tick() {
         if (datapath_.broken()) return stop_broken();
     }
     if (learned_waits_ && std::chrono::steady_clock::now() >= next_change_) follow_learned();
+    if (!advised_) advise();
+}
+
+// Once a session: what the operator could change for frames to land in this guest's buffers.
+void Vm::advise() {
+    const std::uint32_t room = datapath_.counters().short_room.load(std::memory_order_relaxed);
+    if (room == 0) return;
+    advised_ = true;
+    if (const auto advice = buffer_advice(geometry_, room, mergeable_)) {
+        spdlog::warn("{}: {}", name_, *advice);
+    }
 }
 
 void Vm::stop_broken() {
@@ -245,7 +261,9 @@ void Vm::reconcile() {
 // Steering comes last: until then nothing reaches the queue.
 void Vm::start() {
     if (!memory_) memory_ = std::make_unique<DmaMemory>(vid_, port_.device());
-    datapath_.attach(read_rings(), memory_->guest());
+    Datapath::Rings rings = read_rings();
+    mergeable_ = (rings.features & kFeatureNetMrgRxbuf) != 0;
+    datapath_.attach(std::move(rings), memory_->guest());
     datapath_.learn_address({.first_frame = macs_.empty(), .announcements = options_.learn});
     try {
         port_.start_rx(queues_);

@@ -100,6 +100,7 @@ class Vm {
     void follow(const MacAddress& mac);
     void follow_learned();
     void stop_broken();
+    void advise();
     void count_kicks();
 
     static constexpr std::size_t kRings = Datapath::kRings;
@@ -114,6 +115,7 @@ class Vm {
     Port& port_;
     const VmQueues queues_;
     Worker& worker_;
+    const QueueGeometry geometry_;
     Datapath datapath_;
 
     std::map<int, Connection> connections_;
@@ -126,6 +128,8 @@ class Vm {
     std::vector<MacAddress> steered_;  // while running: those of macs_ the port gave
     bool learned_waits_ = false;       // the datapath has learned an address, and frames wait
     std::chrono::steady_clock::time_point next_change_{};
+    bool mergeable_ = false;  // the session negotiated MRG_RXBUF
+    bool advised_ = false;    // about the session's buffers
     std::array<UniqueFd, kRings> kick_fds_;
     std::uint64_t kicks_ = 0;
 };

@@ -107,6 +107,7 @@ class ReceivePath {
         binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
         verified_flags_ = (features & kFeatureNetGuestCsum) ? kNetHeaderDataValid : 0;
         gathered_.clear();
+        counters_.short_room.store(0, std::memory_order_relaxed);
         error_ = RingError::kNone;
         broken_ = false;
         std::visit([](auto& on) { on.suppress_kicks(); }, ring_);
