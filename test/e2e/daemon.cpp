@@ -13,20 +13,22 @@
 namespace zecorx::test {
 namespace {
 
-std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms) {
+constexpr unsigned kDefaultMtu = 1500;
+
+std::string nic(unsigned mtu) {
+    const std::string soft = std::string("soft,wire=tap:") + Daemon::kWire;
+    return mtu == kDefaultMtu ? soft : soft + ",mtu=" + std::to_string(mtu);
+}
+
+std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, unsigned mtu) {
     const char* binary = std::getenv("ZECORX_VHOST");
     if (binary == nullptr) throw std::runtime_error("ZECORX_VHOST is not set: use meson test");
-    std::vector<std::string> command{binary,
-                                     "--pci",
-                                     std::string("soft,wire=tap:") + Daemon::kWire,
-                                     "--stats-interval",
-                                     "1",
-                                     "--stats-format",
-                                     "json"};
+    std::vector<std::string> command{binary, "--pci",          nic(mtu), "--stats-interval",
+                                     "1",    "--stats-format", "json"};
     for (std::size_t i = 0; i < vms.size(); ++i) {
-        command.insert(command.end(),
-                       {"--vdev", "net_vhost" + std::to_string(i) +
-                                      ",iface=" + vms[i].socket.string() + ",mac=" + vms[i].mac});
+        command.insert(command.end(), {"--vdev", "net_vhost" + std::to_string(i) +
+                                                     ",iface=" + vms[i].socket.string() +
+                                                     ",mac=" + vms[i].mac + vms[i].options});
     }
     return command;
 }
@@ -46,11 +48,11 @@ bool listens(pid_t pid, const std::filesystem::path& socket) {
 }  // namespace
 
 Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
-               const std::vector<VmSpec>& vms, const std::string& wire_address)
+               const std::vector<VmSpec>& vms, const WireSpec& wire)
     : directory_(directory),
-      process_(daemon_command(vms), {.netns = netns.fd(),
-                                     .output = directory / "stats.jsonl",
-                                     .errors = directory / "daemon.log"}) {
+      process_(daemon_command(vms, wire.mtu), {.netns = netns.fd(),
+                                               .output = directory / "stats.jsonl",
+                                               .errors = directory / "daemon.log"}) {
     const auto all_listen = [&] {
         return std::ranges::all_of(vms,
                                    [&](const VmSpec& vm) { return listens(pid(), vm.socket); });
@@ -62,8 +64,8 @@ Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory
         throw std::runtime_error("zecorx-vhost did not come up; " +
                                  tail(directory_ / "daemon.log"));
     }
-    netns.ip({"link", "set", kWire, "up"});
-    if (!wire_address.empty()) netns.ip({"address", "add", wire_address, "dev", kWire});
+    netns.ip({"link", "set", kWire, "up", "mtu", std::to_string(wire.mtu)});
+    if (!wire.address.empty()) netns.ip({"address", "add", wire.address, "dev", kWire});
 }
 
 Daemon::~Daemon() {
@@ -143,8 +145,15 @@ std::size_t Daemon::guest_mappings() const {
 }
 
 double zero_copy_share(const nlohmann::json& vm) {
-    const double zero_copied = vm.at("zero_copied");
-    const double all = zero_copied + vm.at("copied").get<double>();
+    return zero_copy_share({{"zero_copied", 0}, {"copied", 0}}, vm);
+}
+
+double zero_copy_share(const nlohmann::json& before, const nlohmann::json& after) {
+    const auto difference = [&](const char* name) {
+        return after.at(name).get<double>() - before.at(name).get<double>();
+    };
+    const double zero_copied = difference("zero_copied");
+    const double all = zero_copied + difference("copied");
     return all == 0 ? 1 : zero_copied / all;
 }
 

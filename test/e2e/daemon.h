@@ -16,6 +16,12 @@ namespace zecorx::test {
 struct VmSpec {
     std::filesystem::path socket;
     std::string mac;
+    std::string options;  // further KEY=VALUE pairs of --vdev, each with a comma before it
+};
+
+struct WireSpec {
+    std::string address;  // the host's end gets it, with prefix length; empty: none
+    unsigned mtu = 1500;  // of the port and of the host's end
 };
 
 // zecorx-vhost on a software 82599 whose wire is the TAP interface kWire in a network namespace.
@@ -26,10 +32,9 @@ class Daemon {
     static constexpr const char* kWire = "wire0";
     static constexpr std::chrono::seconds kTimeout{60};
 
-    // Returns when the wire is up and has `wire_address` (with prefix length; empty: none) and
-    // every VM's socket listens.
+    // Returns when the wire is up and every VM's socket listens.
     Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
-           const std::vector<VmSpec>& vms, const std::string& wire_address);
+           const std::vector<VmSpec>& vms, const WireSpec& wire);
     ~Daemon();
 
     bool running() { return process_.running(); }
@@ -59,5 +64,7 @@ class Daemon {
 
 // The share of the frames delivered to `vm` that were not copied; 1 if there was none.
 double zero_copy_share(const nlohmann::json& vm);
+// The same for the frames delivered from `before` to `after`.
+double zero_copy_share(const nlohmann::json& before, const nlohmann::json& after);
 
 }  // namespace zecorx::test

@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -12,16 +11,15 @@
 #include <stdexcept>
 
 #include "guest/event_fd.h"
+#include "packet_socket.h"
 
 namespace zecorx::test {
 namespace {
 
-constexpr std::size_t kEthernetHeader = 14;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kIcmpHeader = 8;
 constexpr std::size_t kIcmpType = kEthernetHeader + kIpv4Header;
 constexpr std::size_t kIcmpNumber = kIcmpType + kIcmpHeader;
-constexpr std::size_t kLongestFrame = 1514;
 constexpr std::size_t kShortestFrame = 60;
 constexpr std::uint8_t kIcmpEchoRequest = 8;
 constexpr std::uint8_t kIcmpEchoReply = 0;
@@ -74,9 +72,9 @@ void put_checksum(Frame& frame, std::size_t from, std::size_t end, std::size_t a
     frame[at + 1] = static_cast<std::uint8_t>(~sum);
 }
 
-// Every size from `shortest` to the longest frame, in an order that mixes short and long.
-std::size_t frame_size(std::uint32_t number, std::size_t shortest) {
-    return shortest + number * 377 % (kLongestFrame - shortest + 1);
+// Every size from the shortest to the longest frame, in an order that mixes short and long.
+std::size_t frame_size(std::uint32_t number, std::size_t longest) {
+    return kShortestFrame + number * 377 % (longest - kShortestFrame + 1);
 }
 
 void append_pattern(Frame& frame, std::size_t size, std::uint32_t seed) {
@@ -94,23 +92,6 @@ bool starts_with(std::span<const std::uint8_t> frame, std::size_t at, const Fram
            std::equal(bytes.begin(), bytes.end(), frame.begin() + static_cast<std::ptrdiff_t>(at));
 }
 
-UniqueFd packet_socket(const NetNamespace& netns, const std::string& interface) {
-    UniqueFd fd = netns.socket(AF_PACKET, SOCK_RAW, 0);
-    constexpr int kBufferBytes = 4 << 20;
-    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, &kBufferBytes, sizeof kBufferBytes);
-    // What others send would fill the buffer and look like life on the wire.
-    constexpr int kOn = 1;
-    ::setsockopt(fd.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &kOn, sizeof kOn);
-    sockaddr_ll address{};
-    address.sll_family = AF_PACKET;
-    address.sll_protocol = htons(ETH_P_ALL);
-    address.sll_ifindex = static_cast<int>(netns.interface_index(interface));
-    if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
-        throw_errno("bind a packet socket");
-    }
-    return fd;
-}
-
 // The next frame that came from the wire, empty if there is none.
 std::span<std::uint8_t> receive(int fd, std::span<std::uint8_t> buffer) {
     const ssize_t size = ::recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
@@ -120,15 +101,16 @@ std::span<std::uint8_t> receive(int fd, std::span<std::uint8_t> buffer) {
 }  // namespace
 
 IcmpPeer::IcmpPeer(const std::string& mac, const std::string& ip, const std::string& our_mac,
-                   const std::string& our_ip)
+                   const std::string& our_ip, std::size_t longest)
     : mac_(parse_mac(mac)),
       ip_(parse_ip(ip)),
       our_mac_(parse_mac(our_mac)),
-      our_ip_(parse_ip(our_ip)) {}
+      our_ip_(parse_ip(our_ip)),
+      longest_(longest) {}
 
 Frame IcmpPeer::make(std::uint32_t number, std::uint8_t icmp_type) const {
     const bool request = icmp_type == kIcmpEchoRequest;
-    const std::size_t size = frame_size(number, kShortestFrame);
+    const std::size_t size = frame_size(number, longest_);
     Frame frame;
     append(frame, request ? mac_ : our_mac_);
     append(frame, request ? our_mac_ : mac_);
@@ -175,8 +157,8 @@ std::uint32_t IcmpPeer::number(std::span<const std::uint8_t> frame) const {
     return read32(frame.subspan(kIcmpNumber));
 }
 
-MacSwapPeer::MacSwapPeer(const std::string& mac, const std::string& our_mac)
-    : mac_(parse_mac(mac)), our_mac_(parse_mac(our_mac)) {}
+MacSwapPeer::MacSwapPeer(const std::string& mac, const std::string& our_mac, std::size_t longest)
+    : mac_(parse_mac(mac)), our_mac_(parse_mac(our_mac)), longest_(longest) {}
 
 Frame MacSwapPeer::request(std::uint32_t number) const {
     Frame frame = reply(number);
@@ -190,7 +172,7 @@ Frame MacSwapPeer::reply(std::uint32_t number) const {
     append(frame, mac_);
     append16(frame, kExperimental);
     append32(frame, number);
-    append_pattern(frame, frame_size(number, kShortestFrame), number);
+    append_pattern(frame, frame_size(number, longest_), number);
     return frame;
 }
 
@@ -212,7 +194,7 @@ EchoResult exchange(const NetNamespace& netns, const std::string& interface, con
     const UniqueFd fd = packet_socket(netns, interface);
     EchoResult result;
     std::vector<bool> answered(count);
-    std::array<std::uint8_t, 2048> buffer;
+    std::vector<std::uint8_t> buffer(1 << 16);
     unsigned outstanding = 0;
     auto last_reply = std::chrono::steady_clock::now();
     while (result.sent < count || outstanding > 0) {

@@ -13,6 +13,11 @@ namespace zecorx::test {
 
 using Frame = std::vector<std::uint8_t>;
 
+inline constexpr std::size_t kEthernetHeader = 14;
+// Without CRC and VLAN tag.
+constexpr std::size_t longest_frame(std::size_t mtu) { return kEthernetHeader + mtu; }
+inline constexpr std::size_t kLongestStandardFrame = longest_frame(1500);
+
 // Something beyond the wire that answers every frame with one that can be predicted.
 class EchoPeer {
   public:
@@ -33,7 +38,7 @@ class EchoPeer {
 class IcmpPeer : public EchoPeer {
   public:
     IcmpPeer(const std::string& mac, const std::string& ip, const std::string& our_mac,
-             const std::string& our_ip);
+             const std::string& our_ip, std::size_t longest = kLongestStandardFrame);
     Frame request(std::uint32_t number) const override;
     bool is_right_reply(std::uint32_t number, std::span<const std::uint8_t> frame) const override;
     bool is_reply(std::span<const std::uint8_t> frame) const override;
@@ -43,12 +48,14 @@ class IcmpPeer : public EchoPeer {
     Frame make(std::uint32_t number, std::uint8_t icmp_type) const;
 
     Frame mac_, ip_, our_mac_, our_ip_;
+    std::size_t longest_;
 };
 
 // A forwarder that sends each frame back with its MAC addresses swapped.
 class MacSwapPeer : public EchoPeer {
   public:
-    MacSwapPeer(const std::string& mac, const std::string& our_mac);
+    MacSwapPeer(const std::string& mac, const std::string& our_mac,
+                std::size_t longest = kLongestStandardFrame);
     Frame request(std::uint32_t number) const override;
     bool is_right_reply(std::uint32_t number, std::span<const std::uint8_t> frame) const override;
     bool is_reply(std::span<const std::uint8_t> frame) const override;
@@ -58,6 +65,7 @@ class MacSwapPeer : public EchoPeer {
     Frame reply(std::uint32_t number) const;
 
     Frame mac_, our_mac_;
+    std::size_t longest_;
 };
 
 struct EchoResult {

@@ -4,7 +4,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <bitset>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -27,27 +29,42 @@ std::string environment(const char* name) {
     return value;
 }
 
+constexpr const char* kOnOff[] = {"off", "on"};
+
+std::string kernel_arguments(const GuestOptions& options) {
+    std::string words =
+        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+        "random.trust_cpu=on nohz=off highres=off zecorx.ip=" +
+        options.address;
+    if (!options.layout.device_mtu) words += " zecorx.mtu=" + std::to_string(options.mtu);
+    return words;
+}
+
+std::string network_device(const GuestOptions& options) {
+    const GuestLayout& layout = options.layout;
+    std::string device = "virtio-net-pci,netdev=net,romfile=,mac=" + options.mac +
+                         ",mrg_rxbuf=" + kOnOff[layout.mrg_rxbuf] +
+                         ",packed=" + kOnOff[layout.packed] +
+                         ",rx_queue_size=" + std::to_string(layout.rx_ring);
+    if (layout.device_mtu) device += ",host_mtu=" + std::to_string(options.mtu);
+    if (!layout.offloads) device += ",csum=off,guest_csum=off,host_tso4=off,host_tso6=off";
+    return device;
+}
+
 std::vector<std::string> qemu_command(const GuestOptions& options) {
-    const std::string on_off[] = {"off", "on"};
     const std::string directory = options.directory.string();
     return {"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             // la57 costs boot time, and a tickless kernel can hang under TCG.
             "-machine", "q35,memory-backend=guest-memory", "-accel", "tcg,thread=multi", "-cpu",
             "max,la57=off", "-kernel", environment("GUEST_KERNEL"), "-initrd",
-            environment("GUEST_INITRAMFS"), "-append",
-            "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
-            "random.trust_cpu=on nohz=off highres=off zecorx.ip=" +
-                options.address,
-            "-m", "256M", "-object",
+            environment("GUEST_INITRAMFS"), "-append", kernel_arguments(options), "-m", "256M",
+            "-object",
             "memory-backend-memfd,id=guest-memory,size=256M,share=on,hugetlb=" +
-                on_off[options.layout.hugepages],
+                std::string(kOnOff[options.layout.hugepages]),
             "-serial", "file:" + directory + "/console.log", "-serial", "stdio", "-qmp",
             "unix:" + directory + "/qmp,server=on,wait=off", "-chardev",
             "socket,id=vhost,path=" + options.socket.string(), "-netdev",
-            "vhost-user,id=net,chardev=vhost", "-device",
-            "virtio-net-pci,netdev=net,romfile=,mac=" + options.mac +
-                ",mrg_rxbuf=" + on_off[options.layout.mrg_rxbuf] +
-                ",rx_queue_size=" + std::to_string(options.layout.rx_ring)};
+            "vhost-user,id=net,chardev=vhost", "-device", network_device(options)};
 }
 
 UniqueFd connect_unix(const std::filesystem::path& path) {
@@ -113,6 +130,13 @@ void QemuGuest::start_reboot() { send("reboot -f\n"); }
 
 std::uint64_t QemuGuest::interface_counter(const std::string& name) {
     return std::stoull(must("cat /sys/class/net/eth0/statistics/" + name));
+}
+
+std::uint64_t QemuGuest::features() {
+    // One character a bit, bit 0 first.
+    std::string bits = must("cat /sys/bus/virtio/devices/virtio0/features").substr(0, 64);
+    std::ranges::reverse(bits);
+    return std::bitset<64>(bits).to_ullong();
 }
 
 void QemuGuest::send(const std::string& text) {

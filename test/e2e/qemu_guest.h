@@ -12,11 +12,14 @@
 
 namespace zecorx::test {
 
-// What decides how the guest lays its receive buffers out.
+// The guest's network device and memory, which decide how it lays its receive buffers out.
 struct GuestLayout {
     bool mrg_rxbuf = true;
     unsigned rx_ring = 256;
-    bool hugepages = true;  // its memory is on 2 MiB pages; else 4 KiB
+    bool hugepages = true;    // its memory is on 2 MiB pages; else 4 KiB
+    bool packed = false;      // packed virtqueues; else split
+    bool offloads = true;     // checksum and segmentation, as far as the backend has them
+    bool device_mtu = false;  // the device tells its MTU; else the guest is configured with it
 };
 
 struct GuestOptions {
@@ -24,6 +27,7 @@ struct GuestOptions {
     std::filesystem::path socket;     // the vhost-user backend's
     std::string mac;
     std::string address;  // eth0's, with prefix length
+    unsigned mtu = 1500;  // eth0's
     GuestLayout layout;
 };
 
@@ -69,6 +73,7 @@ class QemuGuest {
     void kill() { process_->kill(); }
 
     std::uint64_t interface_counter(const std::string& name);  // of eth0, as sysfs names it
+    std::uint64_t features();                                  // that eth0's driver has accepted
 
   private:
     std::string read_until(const std::string& marker, std::chrono::milliseconds timeout);

@@ -2,15 +2,17 @@
 
 namespace zecorx::test {
 
-TestBed::TestBed(unsigned vm_count) {
+TestBed::TestBed(unsigned vm_count, BedOptions options) : options_(std::move(options)) {
     std::vector<VmSpec> vms;
     for (unsigned n = 0; n < vm_count; ++n) vms.push_back(vm(n));
-    daemon_ =
-        std::make_unique<Daemon>(netns_, directory_.path(), vms, std::string(kWireIp) + "/24");
+    const std::string address = options_.wire_ip.empty() ? "" : options_.wire_ip + "/24";
+    daemon_ = std::make_unique<Daemon>(netns_, directory_.path(), vms,
+                                       WireSpec{.address = address, .mtu = options_.mtu});
 }
 
 VmSpec TestBed::vm(unsigned n) const {
-    return {directory_.path() / ("vhost" + std::to_string(n)), guest_mac(n)};
+    return {directory_.path() / ("vhost" + std::to_string(n)), guest_mac(n),
+            n < options_.vm_options.size() ? options_.vm_options[n] : ""};
 }
 
 std::unique_ptr<QemuGuest> TestBed::start_guest(unsigned n, GuestLayout layout) {
@@ -19,6 +21,7 @@ std::unique_ptr<QemuGuest> TestBed::start_guest(unsigned n, GuestLayout layout) 
                      .socket = vm(n).socket,
                      .mac = vm(n).mac,
                      .address = guest_ip(n) + "/24",
+                     .mtu = options_.mtu,
                      .layout = layout});
 }
 
@@ -32,7 +35,8 @@ void TestBed::pin_neighbour(QemuGuest& guest) {
 }
 
 EchoResult TestBed::ping(unsigned n, unsigned count) {
-    const IcmpPeer peer(guest_mac(n), guest_ip(n), netns_.mac(Daemon::kWire), kWireIp);
+    const IcmpPeer peer(guest_mac(n), guest_ip(n), netns_.mac(Daemon::kWire), kWireIp,
+                        longest_frame(options_.mtu));
     return exchange(netns_, Daemon::kWire, peer, count);
 }
 

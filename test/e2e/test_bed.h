@@ -17,10 +17,16 @@ inline constexpr const char* kWireIp = "10.82.99.1";
 inline std::string guest_ip(unsigned n) { return "10.82.99." + std::to_string(2 + n); }
 inline std::string guest_mac(unsigned n) { return "52:54:00:82:99:0" + std::to_string(2 + n); }
 
+struct BedOptions {
+    unsigned mtu = 1500;                       // of the port, the wire and the guests
+    std::vector<std::string> vm_options = {};  // VmSpec::options of the VMs that have any
+    std::string wire_ip = kWireIp;             // empty: none
+};
+
 // A daemon with `vm_count` VMs, and a network namespace with the other end of the wire in it.
 class TestBed {
   public:
-    explicit TestBed(unsigned vm_count = 1);
+    explicit TestBed(unsigned vm_count = 1, BedOptions options = {});
 
     NetNamespace& netns() { return netns_; }
     Daemon& daemon() { return *daemon_; }
@@ -35,10 +41,13 @@ class TestBed {
     // The same in the guest, for the host.
     void pin_neighbour(QemuGuest& guest);
 
-    // `count` echo requests of all sizes to guest n.
+    // `count` echo requests of all sizes that the MTU allows to guest n.
     EchoResult ping(unsigned n, unsigned count);
 
+    unsigned mtu() const { return options_.mtu; }
+
   private:
+    BedOptions options_;
     TempDir directory_;
     NetNamespace netns_;
     std::unique_ptr<Daemon> daemon_;

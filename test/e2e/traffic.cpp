@@ -21,8 +21,10 @@ namespace zecorx::test {
 namespace {
 
 constexpr std::uint16_t kDiscardPort = 9;
+constexpr std::uint16_t kUnusedPort = 4999;
 constexpr std::uint16_t kToGuestPort = 5001;
 constexpr std::uint16_t kFromGuestPort = 5002;
+constexpr std::uint16_t kBetweenGuestsPort = 5003;
 
 sockaddr_in address_of(const std::string& ip, std::uint16_t port) {
     sockaddr_in address{};
@@ -70,6 +72,10 @@ void send_all(int fd, const std::vector<std::uint8_t>& bytes) {
         if (size < 0 && errno != EAGAIN) throw_errno("send to the guest");
         done += static_cast<std::size_t>(std::max<ssize_t>(size, 0));
     }
+}
+
+std::string sha256_of_file(QemuGuest& guest) {
+    return guest.must(std::string("sha256sum < ") + kTransferFile, kTransferTimeout).substr(0, 64);
 }
 
 class Sha256 {
@@ -170,8 +176,8 @@ std::string send_to_guest(const NetNamespace& netns, QemuGuest& guest, const std
         const UniqueFd connection = connect_tcp(netns, guest_ip, kToGuestPort);
         send_all(connection.get(), bytes);
     }
-    return guest.must(std::string("wait; sha256sum < ") + kTransferFile, kTransferTimeout)
-        .substr(0, 64);
+    guest.must("wait", kTransferTimeout);
+    return sha256_of_file(guest);
 }
 
 std::string receive_from_guest(const NetNamespace& netns, QemuGuest& guest,
@@ -181,6 +187,40 @@ std::string receive_from_guest(const NetNamespace& netns, QemuGuest& guest,
     guest.must("nc " + our_ip + " " + std::to_string(kFromGuestPort) + " < " + kTransferFile,
                kTransferTimeout);
     return received.get();
+}
+
+std::string send_between_guests(QemuGuest& from, QemuGuest& to, const std::string& to_ip) {
+    const std::string port = std::to_string(kBetweenGuestsPort);
+    // A program as the receiver: nc itself would close its side at once, as it has no input, which
+    // ends the sender before it has sent everything.
+    to.must(std::string("printf '#!/bin/sh\\ncat > ") + kTransferFile +
+            "\\n' > /tmp/receive; chmod +x /tmp/receive");
+    to.must("nc -l -p " + port + " -e /tmp/receive > /dev/null &");
+    const bool listens = wait_until(
+        [&] { return to.run("netstat -ltn | grep -q :" + port).status == 0; }, kTransferTimeout);
+    if (!listens) throw std::runtime_error("the receiving guest does not listen");
+    from.must("nc " + to_ip + " " + port + " < " + kTransferFile, kTransferTimeout);
+    to.must("wait", kTransferTimeout);
+    return sha256_of_file(to);
+}
+
+std::string make_transfer_file(QemuGuest& guest, std::size_t size) {
+    guest.must("head -c " + std::to_string(size) + " /dev/urandom > " + kTransferFile,
+               kTransferTimeout);
+    return sha256_of_file(guest);
+}
+
+void send_datagrams(const NetNamespace& netns, const std::string& ip,
+                    const std::vector<std::size_t>& sizes) {
+    const UniqueFd fd = netns.socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in address = address_of(ip, kUnusedPort);
+    for (const std::size_t size : sizes) {
+        const auto payload = random_bytes(size);
+        if (::sendto(fd.get(), payload.data(), size, 0, reinterpret_cast<const sockaddr*>(&address),
+                     sizeof address) < 0) {
+            throw_errno("send a datagram");
+        }
+    }
 }
 
 }  // namespace zecorx::test

@@ -44,6 +44,17 @@ std::string send_to_guest(const NetNamespace& netns, QemuGuest& guest, const std
 std::string receive_from_guest(const NetNamespace& netns, QemuGuest& guest,
                                const std::string& our_ip);
 
+// Has guest `from` send kTransferFile over TCP to guest `to`, which keeps it in its own. Returns
+// the SHA-256 that `to` finds.
+std::string send_between_guests(QemuGuest& from, QemuGuest& to, const std::string& to_ip);
+
+// Puts `size` random bytes into the guest's kTransferFile. Returns their SHA-256.
+std::string make_transfer_file(QemuGuest& guest, std::size_t size);
+
+// Sends UDP datagrams of these sizes to a port of the guest where nobody listens.
+void send_datagrams(const NetNamespace& netns, const std::string& ip,
+                    const std::vector<std::size_t>& sizes);
+
 inline constexpr const char* kTransferFile = "/tmp/transfer";
 inline constexpr std::chrono::seconds kTransferTimeout{120};
 

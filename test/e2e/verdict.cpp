@@ -1,0 +1,26 @@
+#include "verdict.h"
+
+#include <algorithm>
+#include <array>
+#include <catch2/catch_test_macros.hpp>
+#include <string>
+
+namespace zecorx::test {
+
+void check_nothing_wrong(const nlohmann::json& stats) {
+    // A slow guest, or one that is stopped, has these.
+    constexpr std::array<const char*, 3> kHarmless{"no-buffer", "stopped", "tx-stopped"};
+    INFO(stats.dump());
+    CHECK(stats.at("soft82599").at("dma_faults") == 0);
+    CHECK(stats.at("soft82599").at("writes_after_stop") == 0);
+    CHECK(stats.at("port").at("rx_errors") == 0);
+    for (const nlohmann::json& vm : stats.at("vms")) {
+        for (const auto& [reason, count] : vm.at("dropped").items()) {
+            if (std::ranges::find(kHarmless, reason) != kHarmless.end()) continue;
+            INFO(vm.at("name") << ", " << reason);
+            CHECK(count == 0);
+        }
+    }
+}
+
+}  // namespace zecorx::test

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+
+namespace zecorx::test {
+
+// CSUM, GUEST_CSUM, HOST_TSO4 and HOST_TSO6 (VIRTIO 5.1.3).
+inline constexpr std::uint64_t kOffloadFeatures = 1U << 0 | 1U << 1 | 1U << 11 | 1U << 12;
+
+// Checks the daemon's statistics: the NIC wrote nowhere else than it was told, and no frame was
+// lost for a reason that only a mistake can have.
+void check_nothing_wrong(const nlohmann::json& stats);
+
+}  // namespace zecorx::test
