@@ -34,12 +34,12 @@ void check_features(QemuGuest& guest, const GuestLayout& layout) {
 // Payloads around the size from which a packet has to be sent in fragments.
 std::vector<std::size_t> payloads(std::size_t mtu) {
     const std::size_t longest = mtu - kIpHeader - kIcmpOrUdpHeader;
-    return {1, 64, longest - 1, longest, longest + 1, 2 * longest + 3};
+    return {18, 64, longest - 1, longest, longest + 1, 2 * longest + 3};
 }
 
 void check_pings(TestBed& bed, QemuGuest& guest) {
     for (const std::size_t size : payloads(bed.mtu())) {
-        guest.must("ping -c 2 -W 5 -s " + std::to_string(size) + " " + kWireIp);
+        guest.must("ping -c 2 -A -W 5 -s " + std::to_string(size) + " " + kWireIp);
     }
     const EchoResult pings = bed.ping(0, kPings);
     CHECK(pings.returned == kPings);

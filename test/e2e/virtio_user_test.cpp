@@ -84,7 +84,6 @@ class Forwarder {
           peer_(guest_mac(0), bed.netns().mac(Daemon::kWire), driver.longest_frame),
           testpmd_(testpmd_command(bed.vm(0), driver),
                    {.pipes = true, .output = {}, .errors = log()}) {
-        bed.daemon().wait_for_connection(0, true);
         // Until testpmd forwards, its frames are lost.
         const bool forwards = wait_until(
             [&] {
@@ -94,13 +93,6 @@ class Forwarder {
             Daemon::kTimeout);
         if (!forwards) throw std::runtime_error("testpmd does not forward; " + tail(log()));
     }
-    // The end of its session is seen before the next one begins.
-    ~Forwarder() {
-        testpmd_.kill();
-        bed_.daemon().wait_for_connection(0, false);
-    }
-    Forwarder(const Forwarder&) = delete;
-    Forwarder& operator=(const Forwarder&) = delete;
 
     EchoResult exchange_frames(unsigned count) {
         return exchange(bed_.netns(), Daemon::kWire, peer_, count);

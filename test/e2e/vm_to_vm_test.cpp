@@ -26,7 +26,7 @@ double check_transfer(TestBed& bed, QemuGuest& sender, QemuGuest& receiver, unsi
 void check_pings(QemuGuest& guest, unsigned to, unsigned mtu) {
     constexpr unsigned kHeaders = 28;  // IPv4 and ICMP
     for (const unsigned size : {64U, mtu - kHeaders, mtu - kHeaders + 1}) {
-        guest.must("ping -c 3 -W 5 -s " + std::to_string(size) + " " + guest_ip(to));
+        guest.must("ping -c 3 -A -W 5 -s " + std::to_string(size) + " " + guest_ip(to));
     }
 }
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstring>
+#include <span>
 #include <stdexcept>
 
 #include "guest/event_fd.h"
@@ -25,25 +25,6 @@ void keep_headers_only(int fd) {
     if (::setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0) {
         throw_errno("attach a packet filter");
     }
-}
-
-// The kernel takes a frame's tag out and hands it over beside it, as it does its size.
-void enable_auxiliary_data(int fd) {
-    constexpr int kOn = 1;
-    if (::setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &kOn, sizeof kOn) != 0) {
-        throw_errno("ask for VLAN tags");
-    }
-}
-
-std::optional<tpacket_auxdata> auxiliary_data(msghdr& message) {
-    for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
-         part = CMSG_NXTHDR(&message, part)) {
-        if (part->cmsg_level != SOL_PACKET || part->cmsg_type != PACKET_AUXDATA) continue;
-        tpacket_auxdata data;
-        std::memcpy(&data, CMSG_DATA(part), sizeof data);
-        return data;
-    }
-    return std::nullopt;
 }
 
 void require_nothing_lost(int fd) {
@@ -103,26 +84,14 @@ void WireCapture::run() {
 }
 
 void WireCapture::note_next() {
-    std::array<std::byte, kKept> header{};
-    iovec piece{header.data(), header.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(tpacket_auxdata))> control;
-    msghdr message{};
-    message.msg_iov = &piece;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    if (::recvmsg(socket_.get(), &message, MSG_DONTWAIT) < 0) throw_errno("receive a frame");
-    const auto data = auxiliary_data(message);
-    if (!data) throw std::runtime_error("the kernel hands over no auxiliary data of frames");
-    WireFrame frame{.destination = MacAddress::from_wire(header),
-                    .source = MacAddress::from_wire(std::span(header).subspan(6)),
-                    .vlan = {},
-                    .size = data->tp_len};
-    constexpr std::uint16_t kIdentifier = 0xFFF;
-    if ((data->tp_status & TP_STATUS_VLAN_VALID) != 0) {
-        frame.vlan = static_cast<std::uint16_t>(data->tp_vlan_tci & kIdentifier);
-    }
-    frames_.push_back(frame);
+    std::array<std::uint8_t, kKept> header{};
+    const ReceivedFrame received = receive_frame(socket_.get(), header);
+    if (received.kept == 0) return;
+    const auto bytes = std::as_bytes(std::span(header));
+    frames_.push_back({.destination = MacAddress::from_wire(bytes),
+                       .source = MacAddress::from_wire(bytes.subspan(6)),
+                       .vlan = received.vlan,
+                       .size = received.size});
 }
 
 std::size_t longest(const std::vector<WireFrame>& frames) {
