@@ -13,11 +13,8 @@
 namespace zecorx::test {
 namespace {
 
-constexpr unsigned kDefaultMtu = 1500;
-
 std::string nic(unsigned mtu) {
-    const std::string soft = std::string("soft,wire=tap:") + Daemon::kWire;
-    return mtu == kDefaultMtu ? soft : soft + ",mtu=" + std::to_string(mtu);
+    return "soft,mtu=" + std::to_string(mtu) + ",wire=tap:" + Daemon::kWire;
 }
 
 std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, unsigned mtu) {

@@ -1,5 +1,7 @@
 #include "test_bed.h"
 
+#include <algorithm>
+
 namespace zecorx::test {
 
 TestBed::TestBed(unsigned vm_count, BedOptions options) : options_(std::move(options)) {
@@ -37,7 +39,11 @@ void TestBed::pin_neighbour(QemuGuest& guest) {
 EchoResult TestBed::ping(unsigned n, unsigned count) {
     const IcmpPeer peer(guest_mac(n), guest_ip(n), netns_.mac(Daemon::kWire), kWireIp,
                         longest_frame(options_.mtu));
-    return exchange(netns_, Daemon::kWire, peer, count);
+    // Linux keeps no more than two 64 KiB packets of echo replies, and loses the others.
+    constexpr unsigned kReplyBytes = 128 << 10;
+    constexpr unsigned kMostWindow = 32;
+    const unsigned window = std::min(kMostWindow, kReplyBytes / (2 * options_.mtu));
+    return exchange(netns_, Daemon::kWire, peer, count, window);
 }
 
 }  // namespace zecorx::test
