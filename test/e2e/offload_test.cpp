@@ -133,10 +133,7 @@ TEMPLATE_TEST_CASE_SIG(
     "[jumbo]", ((bool MrgRxbuf, bool Packed), MrgRxbuf, Packed), (true, false), (false, false),
     (false, true)) {
     // Without mergeable buffers only the device can tell the driver to post long enough chains.
-    const double share =
-        use_everything(kJumboMtu, {.mrg_rxbuf = MrgRxbuf, .packed = Packed, .device_mtu = true});
-    UNSCOPED_INFO("zero-copied " << share);
-    CHECK(share >= 0);
+    use_everything(kJumboMtu, {.mrg_rxbuf = MrgRxbuf, .packed = Packed, .device_mtu = true});
 }
 
 }  // namespace

@@ -117,7 +117,7 @@ class Forwarder {
 // zero-copied ones.
 double check_forwarding(TestBed& bed, Forwarder& forwarder, unsigned count) {
     // What the daemon posted before the driver had any buffers is used up by these.
-    REQUIRE(forwarder.exchange_frames(kWarmUpFrames).returned == kWarmUpFrames);
+    CHECK(forwarder.exchange_frames(kWarmUpFrames).returned == kWarmUpFrames);
     const nlohmann::json before = bed.daemon().stats().at("vms").at(0);
     const EchoResult echo = forwarder.exchange_frames(count);
     const nlohmann::json stats = bed.daemon().stats();
