@@ -19,8 +19,10 @@ namespace zecorx {
 // A part of a frame: all that the NIC wrote for one descriptor.
 using FramePiece = std::span<std::byte>;
 
-// What becomes of a frame.
+// What becomes of a frame. One that is cut beyond the bounds named here is dropped.
 struct Cut {
+    // The buffers the frame was to go to return to the driver empty. They may hold what the NIC
+    // wrote all the same: a drop keeps a frame from the driver's stack, it keeps no secret.
     bool drop = false;
     // Bytes taken off the front, less than the first piece has. The rest of that piece moves down,
     // because the virtio-net header stays where the buffer begins.

@@ -148,12 +148,11 @@ class ReceivePath {
             arriving_ == kMaxFrameDescriptors) [[unlikely]] {
             set_broken(RingError::kOrder);
             give_back(buffer);
-            return end_frame(0);  // what came of it is pending, and stays so
+            return lose_unfinished();
         }
         due.length = static_cast<std::uint16_t>(delivery.length);
         due.index = static_cast<std::uint8_t>(arriving_++);
-        if constexpr (kHooked) due.dropped = false;
-        due.front = 0;
+        due.verdict = {};
         __builtin_prefetch(due.header, 1);
         if (delivery.end_of_frame) [[likely]]
             end_frame(delivery.checksum_verified ? verified_flags_ : std::uint8_t{0});
@@ -183,25 +182,40 @@ class ReceivePath {
   private:
     enum class Kind : std::uint8_t { kGuest, kHost };
 
+    static constexpr bool kHooked = !std::is_same_v<Hook, NoHook>;
+
+    // What the hook decided of a piece.
+    struct Verdict {
+        std::uint16_t front = 0;  // H: bytes the NIC wrote first that are not the guest's
+        bool dropped = false;     // with its whole frame
+    };
+    struct NoVerdict {};
+
     struct Slot {
         void* buffer = nullptr;
         std::byte* header = nullptr;    // G: where the chain begins; guest memory
         std::uint32_t capacity = 0;     // bound H: bytes of the chain, header included
         Head head;                      // no entries: bound to no chain, because of a dropped frame
         std::uint16_t length = 0;       // bytes the NIC wrote, once returned
-        std::uint16_t front = 0;        // bound H: bytes of them that are not the guest's
         std::uint8_t index = 0;         // of this piece in its frame
         std::uint8_t frame_pieces = 0;  // first piece: how many there are
         std::uint8_t piece_count = 0;   // bound H: buffers of the chain to copy to
         std::uint8_t flags = 0;         // first piece: of the virtio-net header
         Kind kind = Kind::kHost;
         CopyReason reason = CopyReason::kStarved;
-        bool dropped = false;
+        [[no_unique_address]] std::conditional_t<kHooked, Verdict, NoVerdict> verdict;
     };
+    // Half a cache line, unless there is a hook.
+    static_assert(kHooked || sizeof(Slot) == 32);
 
-    static constexpr bool kHooked = !std::is_same_v<Hook, NoHook>;
-    // Whether the hook dropped the frame this piece is of.
-    static bool dropped(const Slot& piece) { return kHooked && piece.dropped; }
+    static bool dropped(const Slot& piece) {
+        if constexpr (kHooked) return piece.verdict.dropped;
+        return false;
+    }
+    static std::uint32_t front(const Slot& piece) {
+        if constexpr (kHooked) return piece.verdict.front;
+        return 0;
+    }
 
     Slot& slot(std::uint32_t cursor) { return slots_[cursor & mask_]; }
     std::span<Piece> pieces(std::uint32_t cursor, std::size_t count) {
@@ -358,26 +372,47 @@ class ReceivePath {
 
     // The frame of `arriving_` pieces is all there.
     void end_frame(std::uint8_t flags) {
-        if (arriving_ == 0) return;
-        Slot& first = slot(returned_);
-        first.frame_pieces = static_cast<std::uint8_t>(arriving_);
-        first.flags = flags;
+        slot(returned_).flags = flags;
         if constexpr (kHooked) ask_hook();
+        line_up();
+    }
+
+    // The rest of the frame being returned will not come. What is there keeps its place, and fits
+    // no chain: half a frame is shown neither to the hook nor to the driver.
+    void lose_unfinished() {
+        if (arriving_ == 0) return;
+        for (std::uint32_t i = 0; i < arriving_; ++i) {
+            slot(returned_ + i).kind = Kind::kHost;
+            slot(returned_ + i).capacity = 0;
+        }
+        line_up();
+    }
+
+    void line_up() {
+        slot(returned_).frame_pieces = static_cast<std::uint8_t>(arriving_);
         returned_ += std::exchange(arriving_, 0);
     }
 
     void ask_hook() {
-        std::array<FramePiece, kMaxFrameDescriptors> frame;
-        for (std::uint32_t i = 0; i < arriving_; ++i) {
-            const Slot& piece = slot(returned_ + i);
-            frame[i] = {Buffers::data(piece.buffer), piece.length};
+        if (arriving_ == 1) [[likely]] {
+            const FramePiece only = written(slot(returned_));
+            return apply(hook_(std::span(&only, 1)));
         }
-        const Cut cut = hook_(std::span<const FramePiece>(frame).first(arriving_));
+        std::array<FramePiece, kMaxFrameDescriptors> frame;
+        for (std::uint32_t i = 0; i < arriving_; ++i) frame[i] = written(slot(returned_ + i));
+        apply(hook_(std::span<const FramePiece>(frame).first(arriving_)));
+    }
+
+    static FramePiece written(const Slot& piece) {
+        return {Buffers::data(piece.buffer), piece.length};
+    }
+
+    void apply(const Cut& cut) {
         Slot& first = slot(returned_);
         Slot& last = slot(returned_ + arriving_ - 1);
-        if (cut.drop || cut.front >= first.length || cut.back >= last.length ||
-            (arriving_ == 1 && cut.front + cut.back >= first.length)) {
-            for (std::uint32_t i = 0; i < arriving_; ++i) slot(returned_ + i).dropped = true;
+        if (cut.drop || !leaves_bytes(cut, first, last)) {
+            for (std::uint32_t i = 0; i < arriving_; ++i)
+                slot(returned_ + i).verdict.dropped = true;
             return counters_.drop(DropReason::kHook);
         }
         if (!cut.keeps_checksum) first.flags = 0;
@@ -385,10 +420,20 @@ class ReceivePath {
         if (cut.front > 0) trim_front(first, static_cast<std::uint16_t>(cut.front));
     }
 
+    // Whether something is left of the pieces that are cut, if any is.
+    static bool leaves_bytes(const Cut& cut, const Slot& first, const Slot& last) {
+        if (&first == &last) {
+            const std::uint64_t both = std::uint64_t{cut.front} + cut.back;
+            return both == 0 || both < first.length;
+        }
+        return (cut.front == 0 || cut.front < first.length) &&
+               (cut.back == 0 || cut.back < last.length);
+    }
+
     void trim_front(Slot& first, std::uint16_t bytes) {
         first.length = static_cast<std::uint16_t>(first.length - bytes);
         if (first.kind == Kind::kHost) {
-            first.front = bytes;
+            first.verdict.front = bytes;
             return;
         }
         std::byte* data = Buffers::data(first.buffer);
@@ -444,7 +489,7 @@ class ReceivePath {
         if (placed) {
             place(bound, count);
         } else if (!drop) {
-            counters_.drop(DropReason::kTooBig);
+            counters_.drop(broken_ ? DropReason::kBroken : DropReason::kTooBig);
         }
         for (std::uint32_t i = 0; i < count; ++i) {
             Slot& piece = slot(complete_ + i);
@@ -520,7 +565,7 @@ class ReceivePath {
     }
 
     void put_data(Scatter& to, const Slot& piece) {
-        to.put({Buffers::data(piece.buffer) + piece.front, piece.length});
+        to.put({Buffers::data(piece.buffer) + front(piece), piece.length});
         counters_.moved_bytes.add(piece.length);
     }
 
@@ -625,10 +670,13 @@ class ReceivePath {
 
     // --- Loss ---
 
+    // A frame the hook dropped was counted then.
+
     // Gives the buffers of everything pending back.
     void drop_pending() {
         std::uint32_t frames = 0;
-        for (; complete_ != returned_; ++frames) {
+        while (complete_ != returned_) {
+            if (!dropped(slot(complete_))) ++frames;
             for (std::uint32_t left = slot(complete_).frame_pieces; left > 0; --left) {
                 idle_.push_back(slot(complete_++).buffer);
             }
@@ -641,22 +689,23 @@ class ReceivePath {
     // may be bound to its first pieces. The older frames move up to the NIC's slots, which are in
     // use and cannot move.
     void drop_newest(std::uint32_t excess) {
-        std::uint32_t dropped = 0;
+        std::uint32_t freed = 0;
         std::uint32_t frames = 0;
-        while (dropped < excess) {
-            const std::uint32_t count = slot(returned_ - 1 - dropped).index + 1U;
-            if (dropped + count == pending()) break;
+        while (freed < excess) {
+            const Slot& last = slot(returned_ - 1 - freed);
+            const std::uint32_t count = last.index + 1U;
+            if (freed + count == pending()) break;
+            if (!dropped(last)) ++frames;
             for (std::uint32_t i = 0; i < count; ++i) {
-                idle_.push_back(slot(returned_ - 1 - dropped - i).buffer);
+                idle_.push_back(slot(returned_ - 1 - freed - i).buffer);
             }
-            dropped += count;
-            ++frames;
+            freed += count;
         }
-        for (std::uint32_t at = returned_; at != complete_ + dropped; --at) {
-            move_slot(at - 1 - dropped, at - 1);
+        for (std::uint32_t at = returned_; at != complete_ + freed; --at) {
+            move_slot(at - 1 - freed, at - 1);
         }
-        complete_ += dropped;
-        bound_ += dropped;
+        complete_ += freed;
+        bound_ += freed;
         counters_.drop(broken_ ? DropReason::kBroken : DropReason::kNoBuffer, frames);
     }
 

@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "ring_bed.h"
@@ -54,9 +55,10 @@ struct ReceiveBedOptions {
     DeviceView::Iova iova = DeviceView::Iova::kContiguous;
 };
 
-class ReceiveBed {
+template <ReceiveHook Hook = NoHook>
+class HookedReceiveBed {
   public:
-    ReceiveBed(FakeMemory& memory, const ReceiveBedOptions& options)
+    HookedReceiveBed(FakeMemory& memory, const ReceiveBedOptions& options, Hook hook = {})
         : options_(options),
           memory_(memory),
           view_(memory, options.iova),
@@ -67,7 +69,7 @@ class ReceiveBed {
                 {.geometry = options.geometry,
                  .low_water = options.low_water,
                  .pending_cap = options.pending_cap},
-                counters_) {
+                counters_, std::move(hook)) {
         for (FakeBuffer& buffer : buffers_) path_.give_back(&buffer);
     }
 
@@ -116,7 +118,7 @@ class ReceiveBed {
         return path_.complete();
     }
 
-    ReceivePath<FakeBuffers>& path() { return path_; }
+    ReceivePath<FakeBuffers, Hook>& path() { return path_; }
     NetDriver& driver() { return driver_; }
     const VmCounters& counters() const { return counters_; }
     std::size_t buffer_count() const { return buffers_.size(); }
@@ -195,12 +197,14 @@ class ReceiveBed {
     NetDriver driver_;
     std::vector<FakeBuffer> buffers_;
     VmCounters counters_;
-    ReceivePath<FakeBuffers> path_;
+    ReceivePath<FakeBuffers, Hook> path_;
     std::deque<void*> posted_;        // the NIC's descriptor ring
     std::deque<Filled> filled_;       // written back, not delivered yet
     std::vector<Filled> assembling_;  // delivered but for the end of their frame
     bool checksum_verified_ = false;
     std::size_t missing_ = 0;  // descriptors the PMD has not refilled
 };
+
+using ReceiveBed = HookedReceiveBed<>;
 
 }  // namespace zecorx::test
