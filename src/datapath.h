@@ -36,7 +36,7 @@ class Datapath {
     static constexpr std::size_t kRings = 2;  // receiveq and transmitq, by virtqueue number
 
     struct Rings {
-        SplitRing receive;
+        AnyRing receive;
         AnyRing transmit;
         std::uint64_t features = 0;             // negotiated
         std::array<UniqueFd, kRings> call_fds;  // eventfds, non-blocking

@@ -37,8 +37,8 @@ template <class Ring, class Layout>
 Ring checked(const Layout& layout, const GuestMemory& memory, const char* name) {
     if (!layout.valid()) {
         throw std::runtime_error(fmt::format(
-            "the frontend's {} of {} entries is unmapped, misaligned or of a wrong size", name,
-            layout.size));
+            "the frontend's {} of {} entries is unmapped, misaligned, of a wrong size or base",
+            name, layout.size));
     }
     if (!inside(layout, memory)) {
         throw std::runtime_error(

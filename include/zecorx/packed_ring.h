@@ -51,7 +51,7 @@ class PackedRing {
     // REQUIRES: layout.valid().
     explicit PackedRing(const PackedRingLayout& layout)
         : layout_(layout),
-          used_(Position::from_wire(layout.base)),
+          used_(place_of(layout.base, layout.size)),
           next_avail_(used_),
           scan_(used_),
           considered_(used_) {}
@@ -60,7 +60,13 @@ class PackedRing {
 
     // Never false: what a scan finds wrong, acquire() finds too, and says what it is.
     bool refresh() {
-        while (available_ < kLookAhead && unseen() > 0 && available_at(scan_)) scan_chain();
+        while (available_ < kLookAhead && unseen() > 0) {
+            // Pairs with the driver's release store (or write barrier) of the first flags of a
+            // chain: its other fields and the rest of its chain are visible after this load.
+            const std::uint16_t first = __atomic_load_n(flags_at(scan_), __ATOMIC_ACQUIRE);
+            if (!is_available(first, wrap(scan_))) break;
+            scan_chain(first);
+        }
         return true;
     }
 
@@ -73,8 +79,8 @@ class PackedRing {
         if (available_ == 0) [[unlikely]]
             return RingError::kTakenBack;
         // refresh() loaded the flags of this descriptor with acquire order.
-        const PackedDesc first = read(next_avail_.index);
-        if (!is_available(first.flags, next_avail_.wrap)) [[unlikely]]
+        const PackedDesc first = read(next_avail_);
+        if (!is_available(first.flags, wrap(next_avail_))) [[unlikely]]
             return RingError::kTakenBack;
         const RingError error = first.flags & kDescIndirect ? walk_indirect(first, chain, head)
                                                             : walk(first, chain, head);
@@ -86,28 +92,27 @@ class PackedRing {
 
     // A used descriptor's WRITE flag says that bytes were written (VIRTIO 2.8.3).
     void complete(Head head, std::uint32_t length) {
-        const std::uint16_t flags = used_bits(used_.wrap) | (length > 0 ? kDescWrite : 0);
-        const std::uint64_t word = used_word({0, length, head.id, flags});
-        std::uint64_t* at = second_half(used_.index);
-        if (first_used_ == nullptr) {
-            first_used_ = at;
-            first_word_ = word;
+        const std::uint16_t flags = used_bits(wrap(used_)) | (length > 0 ? kDescWrite : 0);
+        const PackedDesc entry{0, length, head.id, flags};
+        if (first_at_ == nullptr) {
+            first_at_ = at(used_);
+            first_ = entry;
         } else {
             // The driver takes used descriptors in ring order, and the first is still missing.
-            __atomic_store_n(at, word, __ATOMIC_RELAXED);
+            write_used(at(used_), entry, __ATOMIC_RELAXED);
         }
-        used_.advance(head.entries, layout_.size);
+        used_ = advanced(used_, head.entries);
         held_entries_ -= head.entries;
         completed_ += head.entries;
     }
 
     // VIRTIO 2.8.9: the first used descriptor comes last.
     void publish() {
-        if (first_used_ == nullptr) return;
-        // Release: headers, payload and the used descriptors behind come first. Pairs with the
-        // driver's load of these flags and its read barrier. Id, length and flags are one store.
-        __atomic_store_n(first_used_, first_word_, __ATOMIC_RELEASE);
-        first_used_ = nullptr;
+        if (first_at_ == nullptr) return;
+        // Release: headers, payload, the used descriptors behind and the rest of this one come
+        // first. Pairs with the driver's load of these flags and its read barrier.
+        write_used(first_at_, first_, __ATOMIC_RELEASE);
+        first_at_ = nullptr;
     }
 
     // VIRTIO 2.8.10, 2.8.14.
@@ -125,9 +130,9 @@ class PackedRing {
     }
 
     void suppress_kicks() {
-        auto* flags =
+        auto* to =
             reinterpret_cast<std::uint16_t*>(layout_.device_event + offsetof(EventSuppress, flags));
-        __atomic_store_n(flags, kEventDisable, __ATOMIC_RELAXED);
+        __atomic_store_n(to, kEventDisable, __ATOMIC_RELAXED);
     }
 
     bool exhausted() const { return held_entries_ >= layout_.size; }
@@ -139,27 +144,27 @@ class PackedRing {
     }
 
     // Once rewound also the next position to acquire.
-    std::uint16_t base() const { return used_.to_wire(); }
+    std::uint16_t base() const {
+        return static_cast<std::uint16_t>(slot(used_) | (wrap(used_) ? kPackedWrap : 0));
+    }
 
   private:
-    // A slot and the wrap counter of whoever stands there (VIRTIO 2.8.1).
-    struct Position {
-        std::uint16_t index = 0;
-        bool wrap = true;
-
-        static Position from_wire(std::uint16_t position) {
-            return {static_cast<std::uint16_t>(position & ~kPackedWrap),
-                    (position & kPackedWrap) != 0};
-        }
-        std::uint16_t to_wire() const { return index | (wrap ? kPackedWrap : 0); }
-
-        // REQUIRES: count <= size.
-        void advance(std::uint32_t count, std::uint32_t size) {
-            const std::uint32_t sum = index + count;
-            wrap = wrap != (sum >= size);
-            index = static_cast<std::uint16_t>(sum >= size ? sum - size : sum);
-        }
-    };
+    // A place is a slot and the wrap counter of whoever stands there (VIRTIO 2.8.1), as one number
+    // below two turns of the ring: the first turn with wrap counter 1, the second with 0.
+    std::uint32_t two_turns() const { return 2 * layout_.size; }
+    bool wrap(std::uint32_t place) const { return place < layout_.size; }
+    std::uint32_t slot(std::uint32_t place) const {
+        return wrap(place) ? place : place - layout_.size;
+    }
+    // REQUIRES: count <= size.
+    std::uint32_t advanced(std::uint32_t place, std::uint32_t count) const {
+        const std::uint32_t sum = place + count;
+        return sum < two_turns() ? sum : sum - two_turns();
+    }
+    // From and to the form of a vring base and of event suppression.
+    static std::uint32_t place_of(std::uint16_t position, std::uint32_t size) {
+        return (position & ~kPackedWrap) + ((position & kPackedWrap) ? 0 : size);
+    }
 
     // Descriptors that are neither held nor looked at: what the driver may post next.
     std::uint32_t unseen() const { return layout_.size - held_entries_ - ahead_; }
@@ -173,26 +178,22 @@ class PackedRing {
         return wrap ? kPackedDescAvail | kPackedDescUsed : 0;
     }
 
-    bool available_at(const Position& at) const {
-        // Pairs with the driver's release store (or write barrier) of the first flags of a chain:
-        // its other fields and the rest of its chain are visible after this load.
-        return is_available(__atomic_load_n(flags(at.index), __ATOMIC_ACQUIRE), at.wrap);
-    }
-
-    // Counts the chain that begins at scan_, looking at no more than the driver can have posted;
-    // what has no end until there is acquire()'s to refuse. REQUIRES: unseen() > 0.
-    void scan_chain() {
-        bool more = true;
-        for (std::uint32_t left = unseen(); more && left > 0; --left) {
-            more = (__atomic_load_n(flags(scan_.index), __ATOMIC_RELAXED) & kDescNext) != 0;
-            scan_.advance(1, layout_.size);
-            ++ahead_;
+    // Counts the chain that begins at scan_ with these flags, looking at no more than the driver
+    // can have posted; what has no end until there is acquire()'s to refuse.
+    // REQUIRES: unseen() > 0.
+    void scan_chain(std::uint16_t each) {
+        for (step(); (each & kDescNext) != 0 && unseen() > 0; step()) {
+            each = __atomic_load_n(flags_at(scan_), __ATOMIC_RELAXED);
         }
         ++available_;
     }
+    void step() {
+        scan_ = advanced(scan_, 1);
+        ++ahead_;
+    }
 
     void hold(std::uint32_t entries) {
-        next_avail_.advance(entries, layout_.size);
+        next_avail_ = advanced(next_avail_, entries);
         held_entries_ += entries;
         ahead_ -= entries;
         if (--available_ > 0 && ahead_ > 0) return;
@@ -204,14 +205,14 @@ class PackedRing {
     // Descriptors follow each other without an index, and the last has the buffer id (VIRTIO
     // 2.8.6). Goes no further than refresh() did, so an endless chain ends.
     RingError walk(PackedDesc desc, Chain& chain, Head& head) const {
-        Position at = next_avail_;
+        std::uint32_t place = next_avail_;
         for (head.entries = 1;; ++head.entries) {
             const RingError error = chain.add(desc.addr, desc.len, desc.flags);
             if (error != RingError::kNone) return error;
             if ((desc.flags & kDescNext) == 0) return identify(desc, head);
             if (head.entries >= ahead_) return RingError::kLoop;
-            at.advance(1, layout_.size);
-            desc = read(at.index);
+            place = advanced(place, 1);
+            desc = read(place);
         }
     }
 
@@ -235,15 +236,11 @@ class PackedRing {
         return last.id < layout_.size ? RingError::kNone : RingError::kHead;
     }
 
-    // Whether `event`, a position as the driver writes it, lies among the slots passed since
-    // call_wanted() was last asked. Two turns of the ring bring back slot and wrap counter.
+    // Whether `event`, a position as the driver writes it, lies among the places passed since
+    // call_wanted() was last asked.
     bool passed(std::uint16_t event) const {
-        const auto place = [this](const Position& at) {
-            return at.index + (at.wrap ? 0 : layout_.size);
-        };
-        const std::uint32_t turns = 2 * layout_.size;
-        const std::uint32_t to = place(Position::from_wire(event));
-        return (to + turns - place(considered_)) % turns < completed_;
+        const std::uint32_t to = place_of(event, layout_.size) + two_turns();
+        return (to - considered_) % two_turns() < completed_;
     }
 
     // Both halves by one load, so that they belong together.
@@ -252,33 +249,33 @@ class PackedRing {
             reinterpret_cast<const std::uint32_t*>(layout_.driver_event), __ATOMIC_RELAXED));
     }
 
-    std::byte* slot(std::uint32_t index) const { return layout_.desc + sizeof(PackedDesc) * index; }
-    PackedDesc read(std::uint32_t index) const { return snapshot<PackedDesc>(slot(index)); }
-    const std::uint16_t* flags(std::uint32_t index) const {
-        return reinterpret_cast<const std::uint16_t*>(slot(index) + offsetof(PackedDesc, flags));
+    std::byte* at(std::uint32_t place) const {
+        return layout_.desc + sizeof(PackedDesc) * slot(place);
     }
-    // Length, id and flags: all that a used descriptor has (VIRTIO 2.8.4).
-    std::uint64_t* second_half(std::uint32_t index) const {
-        return reinterpret_cast<std::uint64_t*>(slot(index) + offsetof(PackedDesc, len));
+    PackedDesc read(std::uint32_t place) const { return snapshot<PackedDesc>(at(place)); }
+    const std::uint16_t* flags_at(std::uint32_t place) const {
+        return reinterpret_cast<const std::uint16_t*>(at(place) + offsetof(PackedDesc, flags));
     }
-    static std::uint64_t used_word(const PackedDesc& desc) {
-        struct Halves {
-            std::uint64_t addr, rest;
-        };
-        return std::bit_cast<Halves>(desc).rest;
+    // Length, id and flags are all that a used descriptor has (VIRTIO 2.8.4); `order` is for the
+    // flags, which the driver looks at alone.
+    static void write_used(std::byte* to, const PackedDesc& used, int order) {
+        auto* desc = reinterpret_cast<PackedDesc*>(to);
+        __atomic_store_n(&desc->len, used.len, __ATOMIC_RELAXED);
+        __atomic_store_n(&desc->id, used.id, __ATOMIC_RELAXED);
+        __atomic_store_n(&desc->flags, used.flags, order);
     }
 
     PackedRingLayout layout_;
-    Position used_;                        // next used descriptor
-    Position next_avail_;                  // next descriptor to acquire
-    Position scan_;                        // next descriptor to look at
-    Position considered_;                  // used_ when call_wanted() was last asked
-    std::uint32_t completed_ = 0;          // descriptors between considered_ and used_
-    std::uint32_t held_entries_ = 0;       // descriptors between used_ and next_avail_
-    std::uint32_t ahead_ = 0;              // descriptors between next_avail_ and scan_
-    std::uint32_t available_ = 0;          // chains among them
-    std::uint64_t* first_used_ = nullptr;  // of the batch; nullptr: nothing to publish
-    std::uint64_t first_word_ = 0;         // what goes there
+    std::uint32_t used_ = 0;          // next used descriptor
+    std::uint32_t next_avail_ = 0;    // next descriptor to acquire
+    std::uint32_t scan_ = 0;          // next descriptor to look at
+    std::uint32_t considered_ = 0;    // used_ when call_wanted() was last asked
+    std::uint32_t completed_ = 0;     // descriptors between considered_ and used_
+    std::uint32_t held_entries_ = 0;  // descriptors between used_ and next_avail_
+    std::uint32_t ahead_ = 0;         // descriptors between next_avail_ and scan_
+    std::uint32_t available_ = 0;     // chains among them
+    std::byte* first_at_ = nullptr;   // of the batch; nullptr: nothing to publish
+    PackedDesc first_{};              // what goes there
 };
 
 static_assert(DeviceRing<PackedRing>);

@@ -6,6 +6,8 @@
 
 #include <array>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <optional>
 #include <thread>
 
 #include "test_host.h"
@@ -16,25 +18,30 @@ namespace {
 constexpr std::uint64_t kDriverOk =
     kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk;
 
+const Negotiation kPacked{.features = Negotiation{}.features | kFeatureRingPacked};
+
 // A frontend that sets up its rings message by message, with the receiveq's addresses as given.
 class Liar {
   public:
-    Liar(TestHost& host, FakeMemory& memory)
+    Liar(TestHost& host, FakeMemory& memory, const Negotiation& wanted = {})
         : memory_(memory),
           frontend_(Frontend::connect(host.socket(0))),
-          driver_(memory, {.features = frontend_.negotiate()}) {
+          driver_(memory, {.features = frontend_.negotiate(wanted)}) {
         REQUIRE(frontend_.set_mem_table(memory.regions()));
     }
 
     VringAddr honest(std::uint32_t ring) {
-        const SplitQueueDriver& queue = ring == 0 ? driver_.receiveq() : driver_.transmitq();
+        const QueueDriver& queue = ring == 0 ? driver_.rx().queue() : driver_.tx().queue();
         VringAddr address{};
         address.index = ring;
-        address.desc = memory_.user_addr(queue.desc_table());
-        address.avail = memory_.user_addr(queue.avail_ring());
-        address.used = memory_.user_addr(queue.used_ring());
+        address.desc = memory_.user_addr(queue.descriptor_area());
+        address.avail = memory_.user_addr(queue.driver_area());
+        address.used = memory_.user_addr(queue.device_area());
         return address;
     }
+
+    // Of the receiveq, instead of where its driver stands.
+    void lie_about_base(std::uint16_t base) { base_ = base; }
 
     // False: the backend dropped the connection.
     bool start(const VringAddr& receiveq) {
@@ -51,11 +58,11 @@ class Liar {
 
   private:
     void set_up(const VringAddr& address) {
-        SplitQueueDriver& queue = address.index == 0 ? driver_.receiveq() : driver_.transmitq();
+        QueueDriver& queue = address.index == 0 ? driver_.rx().queue() : driver_.tx().queue();
         const auto ring = static_cast<std::uint8_t>(address.index);
         frontend_.set_vring_num(ring, queue.size());
         frontend_.set_vring_addr(address);
-        frontend_.set_vring_base(ring, 0);
+        frontend_.set_vring_base(ring, ring == 0 && base_ ? *base_ : queue.used_idx());
         frontend_.set_vring_kick(ring, queue.kick_fd());
         frontend_.set_vring_call(ring, queue.call_fd());
         frontend_.set_vring_enable(ring, true);
@@ -64,6 +71,7 @@ class Liar {
     FakeMemory& memory_;
     Frontend frontend_;
     NetDriver driver_;
+    std::optional<std::uint16_t> base_;
 };
 
 // The daemon serves an honest guest on VM 0, and nothing of it is amiss.
@@ -90,8 +98,9 @@ void settle(TestHost& host) {
 TEST_CASE("the control: honest rings set up message by message run") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);
+    const Negotiation wanted = GENERATE(Negotiation{}, kPacked);
     {
-        Liar honest(host, memory);
+        Liar honest(host, memory, wanted);
         REQUIRE(honest.start(honest.honest(0)));
         CHECK(host.eventually([&] { return host.status(0).running; }));
     }
@@ -125,11 +134,40 @@ TEST_CASE("rings that are misaligned or run over their region's end are refused"
     require_served(host);
 }
 
+TEST_CASE("packed rings that are misaligned, leave their region or start outside are refused") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    const auto region = memory.regions()[0];
+    {
+        Liar liar(host, memory, kPacked);
+        VringAddr address = liar.honest(0);
+        SECTION("a misaligned descriptor ring") { address.desc += 4; }
+        SECTION("a misaligned driver area") { address.avail += 2; }
+        SECTION("a device area of which 2 bytes lie in the region") {
+            address.used = region.user_addr + region.size - 2;
+        }
+        SECTION("a descriptor ring of which one descriptor lies in the region") {
+            address.desc = region.user_addr + region.size - 16;
+        }
+        SECTION("a base just outside the ring") {
+            liar.lie_about_base(liar.driver().rx().queue().size() | kPackedWrap);
+        }
+        SECTION("a base far outside the ring") { liar.lie_about_base(0x7fff); }
+        liar.start(address);
+        for (std::uint32_t seq = 0; seq < 64; ++seq) {
+            host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
+        }
+        settle(host);
+        CHECK_FALSE(host.status(0).running);
+    }
+    require_served(host);
+}
+
 TEST_CASE("a running ring cannot be stretched over its region's end") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(2_MiB);
     {
-        FakeGuest guest = host.connect(0, memory);
+        FakeGuest guest = host.connect(0, memory, {}, GENERATE(Negotiation{}, kPacked));
         const auto region = memory.regions()[0];
         // Room for 256 entries, the region's last 8 KiB.
         VringAddr address{};

@@ -16,6 +16,24 @@ void flood(TestHost& host, std::uint32_t& seq, int count) {
     }
 }
 
+// What a session asks for: split rings, then packed ones.
+Negotiation either_ring() {
+    Negotiation wanted;
+    wanted.features |= GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
+    return wanted;
+}
+
+// One chain that no driver may post: its head or buffer id lies outside the ring.
+void break_receiveq(FakeGuest& guest) {
+    if (guest.net.rx().queue().is_packed()) {
+        guest.net.packed_receiveq().desc(0) = {kDefaultRamBase, 2048, 0xffff,
+                                               kDescWrite | kPackedDescAvail};
+        return;
+    }
+    guest.net.receiveq().write_avail_entry(0, 0xffff);
+    guest.net.receiveq().write_avail_idx(1);
+}
+
 }  // namespace
 
 TEST_CASE("sessions end in every way under traffic and leave nothing behind") {
@@ -58,7 +76,7 @@ TEST_CASE("sessions end in every way under traffic and leave nothing behind") {
 TEST_CASE("memory keeps still once a session has stopped") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB, PageSize::k2MiB);
-    FakeGuest guest = host.connect(0, memory);
+    FakeGuest guest = host.connect(0, memory, {}, either_ring());
     guest.net.refill();
     std::uint32_t seq = 0;
     flood(host, seq, 100);
@@ -75,7 +93,7 @@ TEST_CASE("memory keeps still once a session has stopped") {
 TEST_CASE("a restarted session continues at the used index, without losing or repeating a head") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(16_MiB);
-    FakeGuest guest = host.connect(0, memory);
+    FakeGuest guest = host.connect(0, memory, {}, either_ring());
     guest.net.rx().tolerate_scratch(2048);
     guest.net.refill();
     std::uint32_t seq = 0;
@@ -83,15 +101,15 @@ TEST_CASE("a restarted session continues at the used index, without losing or re
         flood(host, seq, 30);
         guest.net.receive();
         const VringBases bases = guest.stop_device();
-        CHECK(bases.at(0) == guest.net.receiveq().used_idx());
-        CHECK(bases.at(1) == guest.net.transmitq().used_idx());
+        CHECK(bases.at(0) == guest.net.rx().queue().used_idx());
+        CHECK(bases.at(1) == guest.net.tx().queue().used_idx());
         guest.start_device(bases);
         REQUIRE(host.eventually([&] { return host.status(0).running; }));
     }
     guest.net.receive();
     host.require_delivered(0, guest, 77);
     CHECK(guest.net.violations() == std::vector<std::string>{});
-    CHECK(guest.net.receiveq().order_violations() == 0);
+    CHECK(guest.net.rx().queue().order_violations() == 0);
     guest.stop_device();
     host.require_stopped(0);
 }
@@ -99,7 +117,7 @@ TEST_CASE("a restarted session continues at the used index, without losing or re
 TEST_CASE("a memory table change under traffic moves the NIC to the new mappings") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);
-    FakeGuest guest = host.connect(0, memory);
+    FakeGuest guest = host.connect(0, memory, {}, either_ring());
     guest.net.rx().tolerate_scratch(2048);
     guest.net.refill();
     std::uint32_t seq = 0;
@@ -126,17 +144,17 @@ TEST_CASE("a memory table change under traffic moves the NIC to the new mappings
 TEST_CASE("a disabled ring receives nothing and goes on when it is enabled again") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);
-    FakeGuest guest = host.connect(0, memory);
+    FakeGuest guest = host.connect(0, memory, {}, either_ring());
     guest.net.rx().tolerate_scratch(2048);
     guest.net.refill();
     for (std::uint32_t round = 0; round < 10; ++round) {
         REQUIRE(guest.frontend.set_vring_enable(0, false));
         CHECK_FALSE(host.status(0).running);
-        const std::uint16_t used = guest.net.receiveq().used_idx();
+        const std::uint16_t used = guest.net.rx().queue().used_idx();
         std::uint32_t seq = 0;
         flood(host, seq, 20);
         host.pump();
-        CHECK(guest.net.receiveq().used_idx() == used);
+        CHECK(guest.net.rx().queue().used_idx() == used);
         REQUIRE(guest.frontend.set_vring_enable(0, true));
         REQUIRE(host.eventually([&] { return host.status(0).running; }));
         host.require_delivered(0, guest, round);
@@ -174,13 +192,12 @@ TEST_CASE("a replaced call descriptor is used from then on and disturbs no traff
 TEST_CASE("a broken ring stops its own VM, and the next session runs again") {
     TestHost& host = TestHost::instance();
     FakeMemory memory0(8_MiB), memory1(8_MiB);
-    FakeGuest broken = host.connect(0, memory0);
+    FakeGuest broken = host.connect(0, memory0, {}, either_ring());
     FakeGuest neighbour = host.connect(1, memory1);
     neighbour.net.refill();
     const std::uint64_t before = host.status(0).counters->broken_rings.get();
 
-    broken.net.receiveq().write_avail_entry(0, 0xffff);
-    broken.net.receiveq().write_avail_idx(1);
+    break_receiveq(broken);
     std::uint32_t seq = 0;
     flood(host, seq, 40);
 

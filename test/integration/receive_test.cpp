@@ -8,13 +8,16 @@
 namespace zecorx::test {
 namespace {
 
+constexpr std::uint64_t kPackedMergeable =
+    kFeatureVersion1 | kFeatureNetMrgRxbuf | kFeatureRingPacked;
+
 Frame frame_to(const MacAddress& dst, std::uint32_t seq, std::size_t size = 60) {
     return make_frame({.dst = dst, .seq = seq, .size = size});
 }
 
 void require_clean(FakeGuest& guest) {
     CHECK(guest.net.violations() == std::vector<std::string>{});
-    CHECK(guest.net.receiveq().order_violations() == 0);
+    CHECK(guest.net.order_violations() == 0);
 }
 
 }  // namespace
@@ -23,7 +26,8 @@ TEST_CASE("frames land in guest memory by DMA, with any header and page size") {
     TestHost& host = TestHost::instance();
     const std::uint64_t features = GENERATE(std::uint64_t{kFeatureVersion1 | kFeatureNetMrgRxbuf},
                                             std::uint64_t{kFeatureVersion1}, std::uint64_t{0},
-                                            std::uint64_t{kFeatureNetMrgRxbuf});
+                                            std::uint64_t{kFeatureNetMrgRxbuf}, kPackedMergeable,
+                                            kPackedMergeable | kFeatureInOrder);
     const PageSize page_size = GENERATE(PageSize::k2MiB, PageSize::k4KiB);
     CAPTURE(features, static_cast<std::size_t>(page_size));
     FakeMemory memory(16_MiB, page_size);
@@ -31,8 +35,10 @@ TEST_CASE("frames land in guest memory by DMA, with any header and page size") {
     const std::uint64_t zero_copied = before.counters->zero_copied.get();
     const std::uint64_t crossing = copied(before, CopyReason::kCrossing);
     const std::uint64_t starved = copied(before, CopyReason::kStarved);
-    FakeGuest guest = host.connect(0, memory, {.layout = RxLayout::dpdk()},
+    const auto size = static_cast<std::uint16_t>(features & kFeatureRingPacked ? 200 : 256);
+    FakeGuest guest = host.connect(0, memory, {.rx_size = size, .layout = RxLayout::dpdk()},
                                    {.features = features | kFeatureVhostUserProtocol});
+    REQUIRE(guest.frontend.features() == (features | kFeatureVhostUserProtocol));
     guest.net.refill();
 
     std::vector<std::uint32_t> received;
@@ -61,8 +67,10 @@ TEST_CASE("frames land in guest memory by DMA, with any header and page size") {
 
 TEST_CASE("a guest that posted before it connected gets every frame without a copy") {
     TestHost& host = TestHost::instance();
+    const std::uint64_t packed = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
     FakeMemory memory(16_MiB, PageSize::k2MiB);
-    FakeGuest guest = host.connect(0, memory, {.rx_size = Port::kRxDescriptors});
+    FakeGuest guest = host.connect(0, memory, {.rx_size = Port::kRxDescriptors},
+                                   {.features = Negotiation{}.features | packed});
     // A second start finds the ring full, as after a driver's restart.
     guest.net.refill();
     const VringBases bases = guest.stop_device();
@@ -204,16 +212,18 @@ TEST_CASE("the driver is called for every frame it waits for, with and without E
     TestHost& host = TestHost::instance();
     const std::uint64_t event_idx = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureEventIdx});
     FakeMemory memory(16_MiB);
+    const std::uint64_t packed = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
     FakeGuest guest = host.connect(
-        0, memory, {}, {.features = kFeatureVersion1 | kFeatureVhostUserProtocol | event_idx});
+        0, memory, {},
+        {.features = kFeatureVersion1 | kFeatureVhostUserProtocol | event_idx | packed});
     CHECK((guest.frontend.features() & kFeatureEventIdx) == event_idx);
     guest.net.refill();
     guest.net.receive();
-    guest.net.receiveq().drain_calls();
+    guest.net.rx().queue().drain_calls();
     for (std::uint32_t seq = 0; seq < 200; ++seq) {
         host.arrive(frame_to(host.mac(0), seq));
-        REQUIRE(guest.net.receiveq().wait_call(std::chrono::seconds(10)));
-        guest.net.receiveq().drain_calls();
+        REQUIRE(guest.net.rx().queue().wait_call(std::chrono::seconds(10)));
+        guest.net.rx().queue().drain_calls();
         REQUIRE(host.receive(guest, 1).size() == 1);
     }
     require_clean(guest);

@@ -10,7 +10,8 @@ namespace zecorx::test {
 TEST_CASE("what a guest sends leaves the port byte for byte and in order") {
     TestHost& host = TestHost::instance();
     const std::uint64_t features =
-        GENERATE(std::uint64_t{kFeatureVersion1 | kFeatureNetMrgRxbuf}, std::uint64_t{0});
+        GENERATE(std::uint64_t{kFeatureVersion1 | kFeatureNetMrgRxbuf}, std::uint64_t{0},
+                 kFeatureVersion1 | kFeatureNetMrgRxbuf | kFeatureRingPacked);
     FakeMemory memory(16_MiB);
     FakeGuest guest =
         host.connect(0, memory, {}, {.features = features | kFeatureVhostUserProtocol});
@@ -33,7 +34,7 @@ TEST_CASE("what a guest sends leaves the port byte for byte and in order") {
     CHECK(arrived == sent);
     CHECK(host.eventually([&] {
         guest.net.reap_transmitted();
-        return guest.net.transmitq().outstanding() == 0;
+        return guest.net.tx().queue().outstanding() == 0;
     }));
     CHECK(guest.net.violations().empty());
     guest.stop_device();

@@ -76,7 +76,7 @@ class HookedReceiveBed {
     // Attaches to the guest's receiveq and posts a full ring, one buffer at a time as a queue
     // start does.
     void start() {
-        path_.attach(view_.ring(driver_.receiveq(), memory_), view_.guest(),
+        path_.attach(view_.ring(driver_.rx().queue(), memory_), view_.guest(),
                      options_.driver.features);
         for (std::uint32_t i = 0; i < options_.nic_ring; ++i) refill(1);
     }

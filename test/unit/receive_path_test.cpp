@@ -28,14 +28,16 @@ std::vector<std::uint32_t> sequence_of(const std::vector<ReceivedFrame>& frames)
 
 void require_clean(ReceiveBed& bed) {
     CHECK(bed.driver().violations() == std::vector<std::string>{});
-    CHECK(bed.driver().receiveq().order_violations() == 0);
+    CHECK(bed.driver().rx().queue().order_violations() == 0);
 }
 
 }  // namespace
 
 TEST_CASE("a posted guest buffer receives the frame without a copy") {
+    const std::uint64_t packed = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
     FakeMemory memory(16_MiB);
-    ReceiveBed bed(memory, {});
+    ReceiveBed bed(memory,
+                   {.driver = {.features = kFeatureVersion1 | kFeatureNetMrgRxbuf | packed}});
     bed.driver().refill();
     bed.start();
 
@@ -53,7 +55,9 @@ TEST_CASE("a posted guest buffer receives the frame without a copy") {
 TEST_CASE("every layout a guest posts gets the same bytes, by DMA or by copy") {
     const std::uint64_t features =
         GENERATE(kFeatureVersion1 | kFeatureNetMrgRxbuf, std::uint64_t{kFeatureVersion1},
-                 std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf});
+                 std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf},
+                 kFeatureVersion1 | kFeatureNetMrgRxbuf | kFeatureRingPacked,
+                 kFeatureVersion1 | kFeatureRingPacked);
     for (const RxLayout& layout : RxLayout::whole_frame_layouts()) {
         DYNAMIC_SECTION(layout.name() << ", features " << features) {
             FakeMemory memory(FakeMemory::equal_regions(4, 8_MiB, 0));
@@ -139,8 +143,10 @@ TEST_CASE("a frame that does not fit its chain is dropped whole and its head ret
 
 TEST_CASE("with mergeable buffers a frame spreads over as many short chains as it takes") {
     const std::uint32_t length = GENERATE(40u, 128u, 512u, 1000u, 1529u);
+    const std::uint64_t packed = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
     FakeMemory memory(16_MiB);
-    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::tiny(length)}});
+    ReceiveBed bed(memory, {.driver = {.features = kFeatureVersion1 | kFeatureNetMrgRxbuf | packed,
+                                       .layout = RxLayout::tiny(length)}});
     bed.driver().refill();
     bed.start();
     std::vector<std::uint32_t> sent, received;
@@ -444,19 +450,22 @@ TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {
     const std::uint32_t seed = GENERATE(range(1u, 13u));
     std::mt19937 random(seed);
     const auto any = [&](std::uint32_t below) { return random() % below; };
-    const std::uint16_t ring = static_cast<std::uint16_t>(16u << any(6));
+    const std::uint64_t packed = seed % 2 * std::uint64_t{kFeatureRingPacked};
+    auto ring = static_cast<std::uint16_t>(16u << any(6));
+    if (packed != 0) ring = static_cast<std::uint16_t>(ring + any(ring));
     FakeMemory memory(FakeMemory::equal_regions(4, 16_MiB, 0));
     auto layouts = RxLayout::whole_frame_layouts();
     layouts.push_back(RxLayout::tiny(600));
     ReceiveBed bed(
         memory,
-        {.driver = {.rx_size = ring,
+        {.driver = {.features = kFeatureVersion1 | kFeatureNetMrgRxbuf | packed,
+                    .rx_size = ring,
                     .layout = layouts[any(static_cast<std::uint32_t>(layouts.size()))]},
          .pmd = pmd,
          .nic_ring = 64u << any(4),
          .pending_cap = 16u << any(5),
          .iova = any(2) != 0u ? DeviceView::Iova::kScattered : DeviceView::Iova::kContiguous});
-    CAPTURE(seed, ring);
+    CAPTURE(seed, ring, packed);
     bed.driver().rx().set_refill_threshold(1 + any(ring / 2));
     if (any(3) != 0u) bed.driver().refill();
     bed.start();

@@ -9,8 +9,8 @@
 
 #include "guest/fake_guest.h"
 #include "guest/frames.h"
+#include "zecorx/any_ring.h"
 #include "zecorx/guest_memory.h"
-#include "zecorx/split_ring.h"
 
 namespace zecorx::test {
 
@@ -44,6 +44,19 @@ class DeviceView {
                                   bool event_idx = false) {
         return {memory.at(queue.desc_table(), 16), memory.at(queue.avail_ring(), 4),
                 memory.at(queue.used_ring(), 4), queue.size(), event_idx};
+    }
+
+    // It goes on where the driver's used side stands.
+    PackedRing ring(const PackedQueueDriver& queue, const FakeMemory& memory,
+                    bool event_idx = false) const {
+        return PackedRing({memory.at(queue.descriptor_area(), 16),
+                           memory.at(queue.driver_area(), 4), memory.at(queue.device_area(), 4),
+                           queue.size(), event_idx, queue.used_idx()});
+    }
+    // Of either kind.
+    AnyRing ring(const QueueDriver& queue, const FakeMemory& memory) const {
+        if (queue.is_packed()) return ring(dynamic_cast<const PackedQueueDriver&>(queue), memory);
+        return ring(dynamic_cast<const SplitQueueDriver&>(queue), memory);
     }
 
   private:
