@@ -35,11 +35,11 @@ bool checksum_verified(const rte_mbuf* first, const rte_mbuf* last) {
 }  // namespace
 
 Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
-                   const QueueGeometry& geometry)
+                   const QueueGeometry& geometry, const VlanPolicy& vlan)
     : queues_(queues),
       mbufs_(rx_mbufs(geometry)),
       receive_(mbufs_, {.geometry = geometry, .pending_cap = kPendingCap}, counters_),
-      transmit_(name, port, queues, counters_, needs_control_),
+      transmit_(name, port, queues, vlan, counters_, needs_control_),
       rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, geometry.nic_buffer, receive_,
                             port.socket())) {
     port.set_up_vm(queues_, *rx_pool_);

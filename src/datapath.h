@@ -29,7 +29,7 @@ class Datapath {
 
     // Creates the VM's mempools and sets its queue pair up on the port.
     Datapath(const std::string& name, Port& port, const VmQueues& queues,
-             const QueueGeometry& geometry);
+             const QueueGeometry& geometry, const VlanPolicy& vlan);
     Datapath(const Datapath&) = delete;
     Datapath& operator=(const Datapath&) = delete;
 

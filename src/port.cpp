@@ -61,6 +61,12 @@ std::uint32_t filter_bits(const VmOptions& vm) {
            (vm.allmulti ? kAcceptMulticast : 0) | (vm.promisc ? kAcceptUnicastHash : 0);
 }
 
+// What VMs may ask for, of the whole port: its queues share one transmit function, which the PMD
+// chooses anew with every queue that is set up.
+constexpr std::uint64_t kTxOffloads =
+    RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM |
+    RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_VLAN_INSERT | RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+
 constexpr int kStopPolls = 100;  // of a millisecond; the datasheet names no bound
 
 }  // namespace
@@ -108,6 +114,7 @@ void Port::configure() {
     conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_CHECKSUM & info_.rx_offload_capa;
     conf.rxmode.mq_mode = RTE_ETH_MQ_RX_VMDQ_ONLY;
     conf.txmode.mq_mode = RTE_ETH_MQ_TX_VMDQ_ONLY;
+    conf.txmode.offloads = kTxOffloads;
     conf.intr_conf.lsc = (*info_.dev_flags & RTE_ETH_DEV_INTR_LSC) != 0;
     rte_eth_vmdq_rx_conf& vmdq = conf.rx_adv_conf.vmdq_rx_conf;
     vmdq.nb_queue_pools = static_cast<rte_eth_nb_pools>(info_.max_vmdq_pools);

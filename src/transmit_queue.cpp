@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <rte_ethdev.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "zecorx/announcement.h"
@@ -10,68 +11,114 @@
 namespace zecorx {
 namespace {
 
-constexpr std::uint32_t tx_mbufs() { return Port::kTxDescriptors + 4 * TransmitQueue::kBurst; }
+// The PMD's transmit function for offloads frees an mbuf only when its descriptor is used again, so
+// a whole ring of them can be away; as many more let a frame of any length be taken, and several
+// wait.
+constexpr std::uint32_t tx_mbufs() { return 2 * Port::kTxDescriptors; }
+static_assert(Port::kTxDescriptors > 2 * kMaxTransmitRooms);
+
+// What the PMD is to ask the NIC for.
+void set_offloads(rte_mbuf& mbuf, const TransmitRequest& request) noexcept {
+    using Offload = TransmitRequest::Offload;
+    mbuf.l2_len = request.link_length;
+    mbuf.l3_len = request.network_length;
+    std::uint64_t flags = request.ipv6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4;
+    switch (request.offload) {
+        case Offload::kNone:
+            flags = 0;
+            break;
+        case Offload::kTcpChecksum:
+            flags |= RTE_MBUF_F_TX_TCP_CKSUM;
+            break;
+        case Offload::kUdpChecksum:
+            flags |= RTE_MBUF_F_TX_UDP_CKSUM;
+            break;
+        case Offload::kTcpSegmentation:
+            mbuf.l4_len = request.transport_length;
+            mbuf.tso_segsz = request.segment_size;
+            // The length in every IPv4 header changes, and with it the checksum.
+            flags |= RTE_MBUF_F_TX_TCP_SEG | (request.ipv6 ? 0 : RTE_MBUF_F_TX_IP_CKSUM);
+            break;
+    }
+    if (request.vlan) {
+        mbuf.vlan_tci = *request.vlan;
+        flags |= RTE_MBUF_F_TX_VLAN;
+    }
+    mbuf.ol_flags |= flags;
+}
 
 }  // namespace
 
+void TransmitStage::send(const TransmitRequest& request) noexcept {
+    rte_mbuf* const first = take_spare();
+    first->pkt_len = request.length;
+    std::uint32_t left = request.length;
+    for (rte_mbuf* mbuf = first;; mbuf = mbuf->next = take_spare(), ++first->nb_segs) {
+        const std::uint32_t room = std::min<std::uint32_t>(left, kTransmitRoom);
+        mbuf->data_len = static_cast<std::uint16_t>(room);
+        left -= room;
+        if (left == 0) break;
+    }
+    set_offloads(*first, request);
+    staged_[end_++] = first;
+}
+
+bool TransmitStage::flush(const VmQueues& queues) noexcept {
+    if (first_ == end_) return true;
+    first_ = static_cast<std::uint16_t>(
+        first_ + rte_eth_tx_burst(queues.port, queues.queue, &staged_[first_], end_ - first_));
+    if (first_ != end_) return false;
+    first_ = end_ = 0;
+    return true;
+}
+
+std::uint16_t TransmitStage::drop() noexcept {
+    const auto count = static_cast<std::uint16_t>(end_ - first_);
+    for (rte_mbuf* frame : frames()) rte_pktmbuf_free(frame);
+    first_ = end_ = 0;
+    return count;
+}
+
+// False: every mbuf waits in the TX queue.
+bool TransmitStage::refill() noexcept {
+    const auto missing = static_cast<unsigned>(spare_.size() - spare_count_);
+    if (rte_pktmbuf_alloc_bulk(&pool_, &spare_[spare_count_], missing) != 0) return false;
+    spare_count_ = spare_.size();
+    return true;
+}
+
 TransmitQueue::TransmitQueue(const std::string& name, Port& port, const VmQueues& queues,
-                             VmCounters& counters, std::atomic<bool>& needs_control)
+                             const VlanPolicy& vlan, VmCounters& counters,
+                             std::atomic<bool>& needs_control)
     : queues_(queues),
       counters_(counters),
       needs_control_(needs_control),
-      path_(port.geometry().max_frame(true), counters),
-      pool_(port.keep(make_host_pool(
-          fmt::format("tx_{}", name), tx_mbufs(),
-          QueueGeometry::whole(port.geometry().max_frame(true)).nic_buffer, port.socket()))) {}
+      path_(port.geometry().mtu, vlan, counters),
+      stage_(port.keep(
+          make_host_pool(fmt::format("tx_{}", name), tx_mbufs(), kTransmitRoom, port.socket()))) {}
 
 std::uint16_t TransmitQueue::detach() noexcept {
-    for (; staged_first_ != staged_end_; ++staged_first_) {
-        rte_pktmbuf_free(staged_[staged_first_]);
-        counters_.drop(DropReason::kTxStopped);
+    if (const auto count = stage_.drop(); count > 0) {
+        counters_.drop(DropReason::kTxStopped, count);
     }
     return path_.detach();
 }
 
 bool TransmitQueue::poll() noexcept {
     if (!send_staged()) return false;  // the TX queue is full: let it drain first
-    const std::uint32_t waiting = path_.waiting(kBurst);
-    if (waiting == 0 || !stage_frames(waiting)) return false;
-    path_.publish();
-    send_staged();
-    return true;
-}
-
-// False: every mbuf waits in the TX queue, so the chains stay with the driver for now.
-bool TransmitQueue::stage_frames(std::uint32_t count) noexcept {
-    std::array<rte_mbuf*, kBurst> mbufs;
-    staged_first_ = staged_end_ = 0;
-    if (rte_pktmbuf_alloc_bulk(&pool_, mbufs.data(), count) != 0) return false;
-    for (std::uint32_t i = 0; i < count; ++i) {
-        rte_mbuf* mbuf = mbufs[i];
-        const std::uint32_t length =
-            path_.next({rte_pktmbuf_mtod(mbuf, std::byte*), rte_pktmbuf_tailroom(mbuf)});
-        if (length == 0) {
-            rte_pktmbuf_free(mbuf);
-            continue;
-        }
-        mbuf->data_len = static_cast<std::uint16_t>(length);
-        mbuf->pkt_len = length;
-        if (learn_.first_frame || learn_.announcements) [[unlikely]]
-            learn_from(mbuf);
-        staged_[staged_end_++] = mbuf;
+    if (path_.burst(TransmitStage::kFrames, stage_) == 0) return false;
+    if (learn_.first_frame || learn_.announcements) [[unlikely]] {
+        for (const rte_mbuf* frame : stage_.frames()) learn_from(frame);
     }
+    send_staged();
     return true;
 }
 
 // True: nothing is left staged.
 bool TransmitQueue::send_staged() noexcept {
-    if (staged_first_ == staged_end_) return true;
     if (held_.load(std::memory_order_acquire)) [[unlikely]]
         return false;
-    staged_first_ = static_cast<std::uint16_t>(
-        staged_first_ + rte_eth_tx_burst(queues_.port, queues_.queue, &staged_[staged_first_],
-                                         staged_end_ - staged_first_));
-    return staged_first_ == staged_end_;
+    return stage_.flush(queues_);
 }
 
 void TransmitQueue::learn_address(LearnFrom learn) {
@@ -87,10 +134,10 @@ void TransmitQueue::learn_from(const rte_mbuf* frame) noexcept {
     std::uint64_t packed = 0;
     std::memcpy(&packed, source.bytes.data(), source.bytes.size());
     if (packed == learned_.load(std::memory_order_relaxed) || !source.is_station()) return;
-    if (!learn_.first_frame &&
-        !announces_address({rte_pktmbuf_mtod(frame, const std::byte*), frame->data_len})) {
-        return;
-    }
+    const auto announces = [&] {
+        return announces_address({rte_pktmbuf_mtod(frame, const std::byte*), frame->data_len});
+    };
+    if (!learn_.first_frame && !(learn_.announcements && announces())) return;
     learned_.store(packed, std::memory_order_relaxed);
     learn_.first_frame = false;
     held_.store(true, std::memory_order_relaxed);

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "port.h"
@@ -18,17 +19,52 @@
 #include "zecorx/counters.h"
 #include "zecorx/mac_address.h"
 #include "zecorx/transmit_path.h"
+#include "zecorx/vlan_policy.h"
 
 namespace zecorx {
 
+// Frames on their way from guest memory to a TX queue, in mbufs of kTransmitRoom bytes.
+class TransmitStage {
+  public:
+    static constexpr std::uint16_t kFrames = 32;
+
+    explicit TransmitStage(rte_mempool& pool) : pool_(pool) {}
+
+    // As a TransmitSink.
+    bool ready() noexcept { return spare_count_ >= kMaxTransmitRooms || refill(); }
+    std::span<std::byte, kTransmitRoom> room(std::size_t i) noexcept {
+        return std::span<std::byte, kTransmitRoom>(
+            rte_pktmbuf_mtod(spare_[spare_count_ - 1 - i], std::byte*), kTransmitRoom);
+    }
+    void send(const TransmitRequest& request) noexcept;
+
+    std::span<rte_mbuf* const> frames() const {
+        return {&staged_[first_], static_cast<std::size_t>(end_ - first_)};
+    }
+    // Hands frames to the TX queue in order. True: nothing is left staged.
+    bool flush(const VmQueues& queues) noexcept;
+    // Frees the staged frames and returns how many they were.
+    std::uint16_t drop() noexcept;
+
+  private:
+    bool refill() noexcept;
+    rte_mbuf* take_spare() noexcept { return spare_[--spare_count_]; }
+
+    rte_mempool& pool_;
+    // Empty mbufs at hand, so that a frame's length need not be known before its chain is taken.
+    std::array<rte_mbuf*, 2 * kMaxTransmitRooms> spare_{};
+    std::size_t spare_count_ = 0;
+    std::array<rte_mbuf*, kFrames> staged_{};
+    std::uint16_t first_ = 0;
+    std::uint16_t end_ = 0;
+};
+
 class TransmitQueue {
   public:
-    static constexpr std::uint16_t kBurst = 32;
-
     // Creates the pool of what the VM sends, which the port keeps. Sets `needs_control` when an
     // address was learned; it and `counters` outlive this object.
-    TransmitQueue(const std::string& name, Port& port, const VmQueues& queues, VmCounters& counters,
-                  std::atomic<bool>& needs_control);
+    TransmitQueue(const std::string& name, Port& port, const VmQueues& queues,
+                  const VlanPolicy& vlan, VmCounters& counters, std::atomic<bool>& needs_control);
     TransmitQueue(const TransmitQueue&) = delete;
     TransmitQueue& operator=(const TransmitQueue&) = delete;
 
@@ -61,7 +97,6 @@ class TransmitQueue {
     std::optional<MacAddress> learned() const;
 
   private:
-    bool stage_frames(std::uint32_t count) noexcept;
     bool send_staged() noexcept;
     void learn_from(const rte_mbuf* frame) noexcept;
 
@@ -69,11 +104,7 @@ class TransmitQueue {
     VmCounters& counters_;
     std::atomic<bool>& needs_control_;
     TransmitPath path_;
-    rte_mempool& pool_;  // the port's
-    // Frames copied out of the guest that the TX queue had no room for yet.
-    std::array<rte_mbuf*, kBurst> staged_{};
-    std::uint16_t staged_first_ = 0;
-    std::uint16_t staged_end_ = 0;
+    TransmitStage stage_;
     LearnFrom learn_;
 
     std::atomic<bool> held_{false};

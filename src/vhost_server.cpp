@@ -16,13 +16,13 @@ namespace zecorx {
 namespace {
 
 // What librte_vhost offers less this is VERSION_1, ANY_LAYOUT, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX,
-// RING_PACKED, IN_ORDER, MTU, GUEST_CSUM, CTRL_VQ, CTRL_RX, GUEST_ANNOUNCE and the protocol
-// features. The control queue, and with it the announcement of a migrated guest, stays with the
-// frontend. Subtracted instead of set, because setting the features makes the library wait for
-// other virtqueues than a queue pair before it starts a device.
-constexpr std::uint64_t kNotOffered = kFeatureNetCsum | kFeatureNetGuestOffloads | kFeatureNetGso |
-                                      kFeatureNetHostOffloads | kFeatureNetMq | kFeatureLogAll |
-                                      kFeatureAccessPlatform;
+// RING_PACKED, IN_ORDER, MTU, CSUM, HOST_TSO4, HOST_TSO6, GUEST_CSUM, CTRL_VQ, CTRL_RX,
+// GUEST_ANNOUNCE and the protocol features. The control queue, and with it the announcement of a
+// migrated guest, stays with the frontend. Subtracted instead of set, because setting the features
+// makes the library wait for other virtqueues than a queue pair before it starts a device.
+constexpr std::uint64_t kNotOffered = kFeatureNetGuestOffloads | kFeatureNetGso |
+                                      kFeatureNetHostEcn | kFeatureNetHostUfo | kFeatureNetMq |
+                                      kFeatureLogAll | kFeatureAccessPlatform;
 
 // Protocol features (vhost-user, "Protocol features"): RARP 2, REPLY_ACK 3, MTU 4, STATUS 16.
 constexpr std::uint64_t kProtocolFeatures = 1ULL << 2 | 1ULL << 3 | 1ULL << 4 | 1ULL << 16;

@@ -96,6 +96,10 @@ QueueGeometry geometry_of(const VmOptions& options, const Port& port) {
     return {max_frame, *options.rxbuf};
 }
 
+VlanPolicy vlan_of(const VmOptions& options) {
+    return options.vlan ? VlanPolicy::access(*options.vlan) : VlanPolicy::trunk(options.trunk);
+}
+
 }  // namespace
 
 Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& worker)
@@ -104,7 +108,7 @@ Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& wor
       queues_(queues),
       worker_(worker),
       geometry_(geometry_of(options, port)),
-      datapath_(name_, port, queues, geometry_),
+      datapath_(name_, port, queues, geometry_, vlan_of(options)),
       macs_(options.macs) {
     for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
 }
@@ -314,7 +318,7 @@ Datapath::Rings Vm::read_rings() {
     Datapath::Rings rings;
     rte_vhost_get_negotiated_features(vid_, &rings.features);
     const std::array<rte_vhost_vring, kRings> vrings{vring_of(vid_, 0), vring_of(vid_, 1)};
-    rings.receive = std::get<SplitRing>(ring_of(vid_, 0, vrings[0], memory, rings.features));
+    rings.receive = ring_of(vid_, 0, vrings[0], memory, rings.features);
     rings.transmit = ring_of(vid_, 1, vrings[1], memory, rings.features);
     for (std::size_t ring = 0; ring < kRings; ++ring) {
         kick_fds_[ring] = duplicate(vrings[ring].kickfd);

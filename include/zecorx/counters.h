@@ -41,14 +41,15 @@ enum class DropReason : std::uint8_t {
     kStopped,    // rx: in flight while the queue was stopped
     kBroken,     // rx: the ring is broken
     kHook,       // rx: the receive hook's decision
-    kTxHeader,   // tx: chain shorter than its header, or an offload that was not negotiated
+    kTxHeader,   // tx: chain shorter than its header, or an offload not negotiated or impossible
     kTxLength,   // tx: shorter than an Ethernet header or longer than the port sends
+    kTxVlan,     // tx: a VLAN tag that the VM may not send
     kTxStopped,  // tx: copied but not sent when the queue was stopped
 };
-inline constexpr std::size_t kDropReasons = 8;
+inline constexpr std::size_t kDropReasons = 9;
 inline constexpr std::array<const char*, kDropReasons> kDropReasonNames{
-    "no-buffer", "too-big",   "stopped",   "broken-ring",
-    "hook",      "tx-header", "tx-length", "tx-stopped"};
+    "no-buffer", "too-big",   "stopped", "broken-ring", "hook",
+    "tx-header", "tx-length", "tx-vlan", "tx-stopped"};
 
 struct VmCounters {
     Counter rx_packets;  // completed on the used ring; zero_copied + all of copied

@@ -4,62 +4,70 @@
 #pragma once
 
 #include <algorithm>
-#include <cassert>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <optional>
 #include <span>
 #include <variant>
 
 #include "zecorx/any_ring.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
+#include "zecorx/gather.h"
 #include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
+#include "zecorx/ring.h"
+#include "zecorx/transmit_offload.h"
+#include "zecorx/virtio.h"
+#include "zecorx/vlan_policy.h"
 
 namespace zecorx {
 
+// Where frames are copied to and who sends them.
+template <class Sink>
+concept TransmitSink = requires(Sink sink, std::size_t i, const TransmitRequest& request) {
+    // Whether there is room for one more frame, of any length. If not, its chain stays with the
+    // driver.
+    { sink.ready() } -> std::same_as<bool>;
+    // The rooms of that frame, from 0 to kMaxTransmitRooms - 1. REQUIRES: ready() said so.
+    { sink.room(i) } -> std::same_as<std::span<std::byte, kTransmitRoom>>;
+    // Takes the frame that lies in the first rooms.
+    sink.send(request);
+};
+
 class TransmitPath {
   public:
-    explicit TransmitPath(std::uint32_t max_frame, VmCounters& counters)
-        : max_frame_(max_frame), counters_(counters) {}
+    TransmitPath(std::uint32_t mtu, const VlanPolicy& vlan, VmCounters& counters)
+        : mtu_(mtu), vlan_(vlan), counters_(counters) {}
 
     // Serves a transmitq of a session that negotiated `features`. `memory` outlives the
     // attachment.
     void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
         ring_ = ring;
         memory_ = &memory;
+        offload_ = TransmitOffload(mtu_, features);
         header_size_ = net_header_size(features);
         error_ = RingError::kNone;
         broken_ = false;
         std::visit([](auto& each) { each.suppress_kicks(); }, ring_);
     }
 
-    // Returns the used index, where the next attachment resumes (vring base).
+    // Returns where the next attachment resumes (vring base).
     std::uint16_t detach() {
         memory_ = nullptr;
         return std::visit([](const auto& ring) { return ring.base(); }, ring_);
     }
 
-    // How many chains wait, at most `limit`.
-    std::uint32_t waiting(std::uint32_t limit) {
-        if (memory_ == nullptr || broken_) return 0;
-        return std::visit([&](auto& ring) { return waiting(ring, limit); }, ring_);
+    // Copies what the driver has made available to `sink`, at most `limit` frames and about
+    // kBurstBytes, and completes and publishes the chains. Returns how many: those of frames that
+    // are dropped are counted among them.
+    std::uint32_t burst(std::uint32_t limit, TransmitSink auto& sink) {
+        if (!attached() || broken_) return 0;
+        return std::visit([&](auto& ring) { return burst(ring, limit, sink); }, ring_);
     }
 
-    // Copies the next frame to `out` and completes its chain. Returns its length in bytes, padded
-    // to the Ethernet minimum; 0: dropped and counted, or the ring broke.
-    // REQUIRES: waiting() > 0 since the last call that used one up; out holds max_frame bytes.
-    std::uint32_t next(std::span<std::byte> out) {
-        assert(out.size() >= max_frame_);
-        if (broken_) return 0;
-        return std::visit([&](auto& ring) { return next(ring, out); }, ring_);
-    }
-
-    // One step of used.idx for every chain of the burst.
-    void publish() {
-        std::visit([](auto& ring) { ring.publish(); }, ring_);
-    }
+    // Whether the driver wants to be told of what was published since this was last asked.
     bool call_wanted() {
         return std::visit([](auto& ring) { return ring.call_wanted(); }, ring_);
     }
@@ -69,74 +77,89 @@ class TransmitPath {
     RingError error() const { return error_; }
 
   private:
-    std::uint32_t waiting(DeviceRing auto& ring, std::uint32_t limit) {
+    // Bounds the time that one VM's large frames can cost the others of its worker.
+    static constexpr std::uint32_t kBurstBytes = 128 * 1024;
+
+    std::uint32_t burst(DeviceRing auto& ring, std::uint32_t limit, TransmitSink auto& sink) {
         if (!ring.refresh()) {
             set_broken(RingError::kAvailIndex);
             return 0;
         }
-        return std::min<std::uint32_t>(ring.available(), limit);
+        const std::uint32_t count = std::min<std::uint32_t>(ring.available(), limit);
+        std::uint32_t taken = 0;
+        std::uint32_t bytes = 0;
+        while (taken < count && bytes < kBurstBytes && sink.ready() && next(ring, sink, bytes)) {
+            ++taken;
+        }
+        // One step of the used index for the whole burst.
+        if (taken > 0) ring.publish();
+        return taken;
     }
 
-    std::uint32_t next(DeviceRing auto& ring, std::span<std::byte> out) {
+    // Serves the next chain. False: the ring is broken.
+    bool next(DeviceRing auto& ring, TransmitSink auto& sink, std::uint32_t& bytes) {
         Head head;
         const RingError error = ring.acquire(*memory_, Direction::kDeviceReadable, chain_, head);
-        if (error != RingError::kNone) {
+        if (error != RingError::kNone) [[unlikely]] {
             set_broken(error);
-            return 0;
+            return false;
         }
-        const std::uint32_t length = copy(out);
+        TransmitRequest request;
+        if (const auto reason = take_frame(sink, request); reason) [[unlikely]] {
+            counters_.drop(*reason);
+        } else {
+            sink.send(request);
+        }
+        bytes += request.length;
         ring.complete(head, 0);
-        return length;
+        return true;
     }
 
-    std::uint32_t copy(std::span<std::byte> out) {
-        Gather gather{chain_.pieces()};
+    // Copies the frame of chain_ and fills `request`. Nothing: it can be sent.
+    std::optional<DropReason> take_frame(TransmitSink auto& sink, TransmitRequest& request) {
+        if (chain_.capacity() < header_size_) return DropReason::kTxHeader;
+        Gather gather(chain_.pieces());
         NetHeader header{};
-        if (chain_.capacity() < header_size_) return dropped(DropReason::kTxHeader);
-        gather.take({reinterpret_cast<std::byte*>(&header), header_size_});
-        // No transmit offload is offered, so a request for one is a driver's error.
-        if ((header.flags & kNetHeaderNeedsCsum) || header.gso_type != kNetHeaderGsoNone) {
-            return dropped(DropReason::kTxHeader);
-        }
+        gather.take(std::as_writable_bytes(std::span(&header, 1)).first(header_size_));
+        if (!offload_.negotiated(header)) return DropReason::kTxHeader;
+
         const std::uint32_t length = chain_.capacity() - header_size_;
-        if (length < kEthernetHeader || length > max_frame_ || !chain_.whole()) {
-            return dropped(DropReason::kTxLength);
+        if (length < kEthernetHeader || length > offload_.max_length(header) || !chain_.whole()) {
+            return DropReason::kTxLength;
         }
-        gather.take(out.first(length));
+        CopiedFrame frame(length);
+        for (std::size_t i = 0; i < frame.rooms(); ++i) {
+            frame.set_room(i, sink.room(i));
+            gather.take(frame.room(i));
+        }
+        request.length = length;
+        if (const auto reason = prepare(header, frame, request); reason) return reason;
         counters_.tx_packets.add(1);
         counters_.tx_bytes.add(length);
-        return pad(out, length);
+        pad(sink, request);
+        return std::nullopt;
     }
 
-    static std::uint32_t pad(std::span<std::byte> out, std::uint32_t length) {
-        if (length >= kMinFrame) return length;
-        std::ranges::fill(out.subspan(length, kMinFrame - length), std::byte{0});
-        return kMinFrame;
+    std::optional<DropReason> prepare(const NetHeader& header, const CopiedFrame& frame,
+                                      TransmitRequest& request) const {
+        const auto link = parse_link(frame.front());
+        if (!link) return DropReason::kTxLength;
+        if (link->tci && !vlan_.admits_tag(*link->tci)) return DropReason::kTxVlan;
+        request.link_length = link->length;
+        request.vlan = vlan_.inserted();
+        return offload_.prepare(header, *link, frame, request);
     }
 
-    std::uint32_t dropped(DropReason reason) {
-        counters_.drop(reason);
-        return 0;
-    }
-
-    // Takes bytes of the pieces in order, each byte of guest memory once.
-    struct Gather {
-        std::span<const Piece> from;
-        std::uint32_t taken = 0;  // bytes of from.front()
-
-        void take(std::span<std::byte> to) {
-            while (!to.empty()) {
-                const std::size_t n = std::min<std::size_t>(to.size(), from.front().length - taken);
-                std::memcpy(to.data(), from.front().hva + taken, n);
-                to = to.subspan(n);
-                taken += static_cast<std::uint32_t>(n);
-                if (taken == from.front().length) {
-                    from = from.subspan(1);
-                    taken = 0;
-                }
-            }
+    // Zeros up to the Ethernet minimum: what the room held before is nobody's business. Not into a
+    // frame to segment, whose payload they would lengthen; its segments are the NIC's to pad.
+    static void pad(TransmitSink auto& sink, TransmitRequest& request) {
+        const std::uint32_t length = request.length;
+        if (length >= kMinFrame || request.offload == TransmitRequest::Offload::kTcpSegmentation) {
+            return;
         }
-    };
+        std::ranges::fill(sink.room(0).subspan(length, kMinFrame - length), std::byte{0});
+        request.length = kMinFrame;
+    }
 
     void set_broken(RingError error) {
         broken_ = true;
@@ -144,8 +167,10 @@ class TransmitPath {
         counters_.broken_rings.add(1);
     }
 
-    const std::uint32_t max_frame_;
+    const std::uint32_t mtu_;
+    const VlanPolicy vlan_;
     VmCounters& counters_;
+    TransmitOffload offload_;
     AnyRing ring_;
     const GuestMemory* memory_ = nullptr;
     std::uint32_t header_size_ = kHeaderSize;

@@ -19,7 +19,10 @@ enum Feature : std::uint64_t {
     kFeatureNetMtu = 1ULL << 3,
     kFeatureNetGso = 1ULL << 6,
     kFeatureNetGuestOffloads = 0xfULL << 7,  // GUEST_TSO4, GUEST_TSO6, GUEST_ECN, GUEST_UFO
-    kFeatureNetHostOffloads = 0xfULL << 11,  // HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO
+    kFeatureNetHostTso4 = 1ULL << 11,
+    kFeatureNetHostTso6 = 1ULL << 12,
+    kFeatureNetHostEcn = 1ULL << 13,
+    kFeatureNetHostUfo = 1ULL << 14,
     kFeatureNetMrgRxbuf = 1ULL << 15,
     kFeatureNetGuestAnnounce = 1ULL << 21,
     kFeatureNetMq = 1ULL << 22,
@@ -127,6 +130,10 @@ static_assert(sizeof(NetHeader) == 12 && offsetof(NetHeader, num_buffers) == 10)
 inline constexpr std::uint8_t kNetHeaderNeedsCsum = 1;
 inline constexpr std::uint8_t kNetHeaderDataValid = 2;  // only with GUEST_CSUM
 inline constexpr std::uint8_t kNetHeaderGsoNone = 0;
+inline constexpr std::uint8_t kNetHeaderGsoTcp4 = 1;
+inline constexpr std::uint8_t kNetHeaderGsoUdp = 3;
+inline constexpr std::uint8_t kNetHeaderGsoTcp6 = 4;
+inline constexpr std::uint8_t kNetHeaderGsoEcn = 0x80;  // beside a TCP type
 
 inline constexpr std::uint32_t kLegacyHeaderSize = 10;
 inline constexpr std::uint32_t kHeaderSize = 12;
