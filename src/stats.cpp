@@ -74,13 +74,21 @@ std::string port_text(const Snapshot& snapshot) {
 }
 
 nlohmann::json vm_json(const Snapshot::Vm& vm) {
-    return {{"name", vm.name},         {"connected", vm.connected},
-            {"mac", vm.mac},           {"rx_packets", vm.rx_packets},
-            {"rx_bytes", vm.rx_bytes}, {"tx_packets", vm.tx_packets},
-            {"tx_bytes", vm.tx_bytes}, {"zero_copied", vm.zero_copied},
-            {"copied", vm.copied()},   {"copied_by_reason", vm.copied_by_reason},
-            {"dropped", vm.dropped},   {"kicks", vm.kicks},
-            {"calls", vm.calls},       {"mbufs_held", vm.mbufs_held}};
+    return {{"name", vm.name},
+            {"connected", vm.connected},
+            {"mac", vm.mac},
+            {"rx_packets", vm.rx_packets},
+            {"rx_bytes", vm.rx_bytes},
+            {"tx_packets", vm.tx_packets},
+            {"tx_bytes", vm.tx_bytes},
+            {"zero_copied", vm.zero_copied},
+            {"copied", vm.copied()},
+            {"copied_by_reason", vm.copied_by_reason},
+            {"moved_bytes", vm.moved_bytes},
+            {"dropped", vm.dropped},
+            {"kicks", vm.kicks},
+            {"calls", vm.calls},
+            {"mbufs_held", vm.mbufs_held}};
 }
 
 }  // namespace
@@ -98,6 +106,7 @@ Snapshot::Vm snapshot_of(const Vm::Status& status) {
     vm.tx_packets = counters.tx_packets.get();
     vm.tx_bytes = counters.tx_bytes.get();
     vm.zero_copied = counters.zero_copied.get();
+    vm.moved_bytes = counters.moved_bytes.get();
     for (std::size_t i = 0; i < kCopyReasons; ++i) {
         vm.copied_by_reason[kCopyReasonNames[i]] = counters.copied[i].get();
     }

@@ -23,6 +23,7 @@ struct Snapshot {
         std::uint64_t tx_packets = 0, tx_bytes = 0;
         std::uint64_t zero_copied = 0;
         std::map<std::string, std::uint64_t> copied_by_reason;
+        std::uint64_t moved_bytes = 0;  // by the processor, whether a frame counts as copied or not
         std::map<std::string, std::uint64_t> dropped;
         std::uint64_t kicks = 0, calls = 0;
         std::uint32_t mbufs_held = 0;
