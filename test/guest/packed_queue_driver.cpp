@@ -165,16 +165,13 @@ std::optional<PackedDesc> PackedQueueDriver::next_used_desc() {
 
 std::vector<UsedHead> PackedQueueDriver::reap() {
     std::vector<UsedHead> reaped;
-    std::vector<Count> marked;
-    while (const auto used = next_used_desc()) {
-        marked.push_back(used_);
-        broken_ = !take_used(*used, reaped);
-    }
-    for (const Count at : marked) check_desc(at, "after it was marked used");
+    while (const auto used = next_used_desc()) broken_ = !take_used(*used, reaped);
     if (event_idx_) want_calls(calls_wanted_);
     return reaped;
 }
 
+// From here on the descriptor is to stay as it was seen, which audit() and the next write to it
+// check: a device that sets the flags before the rest of it does not keep to that.
 bool PackedQueueDriver::take_used(const PackedDesc& used, std::vector<UsedHead>& reaped) {
     const std::uint32_t len = used_length(used);
     expected_[used_ % size_] = used;

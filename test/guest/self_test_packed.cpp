@@ -302,6 +302,7 @@ TEST_CASE_METHOD(PackedFixture, "a write to any descriptor that is not its to wr
         queue.desc(GENERATE(as<std::uint16_t>(), 1, 2)).len ^= 1;
         device.publish();
         CHECK(queue.reap().size() == 1);
+        CHECK(queue.violations().count() == 1);
     }
     SECTION("which is free") {
         queue.desc(GENERATE(as<std::uint16_t>(), 3, 7)).flags = kPackedStateFlags;
