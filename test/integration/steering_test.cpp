@@ -361,8 +361,8 @@ TEST_CASE("a frontend may announce the port's MTU to its guest and no larger one
 TEST_CASE("what the backend and the frontend do for a guest is offered, and no more") {
     Station plain(kPlain);
     const std::uint64_t offered = plain.guest.frontend.get_features();
-    for (const std::uint64_t feature :
-         {kFeatureNetMtu, kFeatureNetGuestAnnounce, kFeatureInOrder, kFeatureEventIdx}) {
+    for (const std::uint64_t feature : {kFeatureNetMtu, kFeatureNetGuestAnnounce, kFeatureInOrder,
+                                        kFeatureEventIdx, kFeatureRingPacked}) {
         CHECK((offered & feature) == feature);
     }
     CHECK((offered & (kFeatureLogAll | kFeatureNetMq | kFeatureAccessPlatform)) == 0);
