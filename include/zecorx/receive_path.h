@@ -612,7 +612,12 @@ class ReceivePath {
     // enough of them available, or a slot may yet be bound, so the frame waits.
     template <DeviceRing Ring>
     bool gather_for_front(Ring& ring, std::uint32_t bound, bool& fits) {
-        if (broken_ || (binds_ahead_ && gathered_.empty())) return false;
+        if (broken_) return false;
+        if (binds_ahead_ && gathered_.empty()) {
+            // What is held is bound to this frame, so the driver cannot post the rest of it.
+            fits = false;
+            return ring.exhausted();
+        }
         const std::uint32_t count = slot(complete_).frame_pieces;
         const std::uint32_t step = pieces_together(count);
         std::size_t chains = 0;

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <array>
-#include <catch2/catch_test_macros.hpp>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -19,7 +19,7 @@ namespace zecorx::test {
 
 // One of the NIC's buffers: host room, and where the NIC was told to write.
 struct FakeBuffer {
-    std::vector<std::byte> room = std::vector<std::byte>(kMaxNicBuffer);
+    std::span<std::byte> room;
     std::byte* data = nullptr;
     std::uint64_t iova = 0;  // kHost: the room
     static constexpr std::uint64_t kHost = 0;
@@ -65,18 +65,29 @@ class HookedReceiveBed {
           driver_(memory, options.driver),
           buffers_(options.nic_ring + 64 + options.pending_cap +
                    kBurst * (options.geometry.descriptors() + 1)),
+          rooms_(std::make_unique_for_overwrite<std::byte[]>(buffers_.size() *
+                                                             options.geometry.nic_buffer)),
           path_(static_cast<std::uint32_t>(buffers_.size()),
                 {.geometry = options.geometry,
                  .low_water = options.low_water,
                  .pending_cap = options.pending_cap},
                 counters_, std::move(hook)) {
-        for (FakeBuffer& buffer : buffers_) path_.give_back(&buffer);
+        const std::size_t room = options.geometry.nic_buffer;
+        for (std::size_t i = 0; i < buffers_.size(); ++i) {
+            buffers_[i].room = {&rooms_[i * room], room};
+            path_.give_back(&buffers_[i]);
+        }
     }
+
+    // What every poll from now on did: frames the PMD delivered, frames the path completed.
+    using PollObserver = std::function<void(std::uint32_t delivered, std::uint32_t completed)>;
+    void observe_polls(PollObserver observer) { observer_ = std::move(observer); }
 
     // Attaches to the guest's receiveq and posts a full ring, one buffer at a time as a queue
     // start does.
     void start() {
-        path_.attach(view_.ring(driver_.rx().queue(), memory_), view_.guest(),
+        const bool event_idx = (options_.driver.features & kFeatureEventIdx) != 0;
+        path_.attach(view_.ring(driver_.rx().queue(), memory_, event_idx), view_.guest(),
                      options_.driver.features);
         for (std::uint32_t i = 0; i < options_.nic_ring; ++i) refill(1);
     }
@@ -87,26 +98,36 @@ class HookedReceiveBed {
         for (std::size_t i = 0; i <= options_.nic_ring / kBurst; ++i) poll();
         for (const Filled& filled : assembling_) path_.give_back(filled.buffer);
         assembling_.clear();
+        for (const Filled& filled : filled_) path_.give_back(filled.buffer);
+        filled_.clear();
         for (void* buffer : posted_) path_.give_back(buffer);
         posted_.clear();
         missing_ = 0;
         return path_.detach();
     }
 
-    // A frame on the wire: written by DMA to the next posted buffers, or lost. False: lost.
+    // A frame on the wire: written by DMA to the next posted buffers, or lost, as one longer than F
+    // is (datasheet 8.2.3.22.13, MAXFRS). False: lost.
     bool arrive(std::span<const std::byte> frame) {
         const std::size_t room = options_.geometry.nic_buffer;
-        if (posted_.size() * room < frame.size() || posted_.empty()) return false;
-        do {
-            const std::size_t n = std::min(room, frame.size());
-            auto* buffer = static_cast<FakeBuffer*>(posted_.front());
-            posted_.pop_front();
-            dma_write(*buffer, frame.first(n));
-            frame = frame.subspan(n);
-            filled_.push_back(
-                {buffer, {static_cast<std::uint32_t>(n), frame.empty(), checksum_verified_}});
-        } while (!frame.empty());
+        if (frame.empty() || frame.size() > options_.geometry.max_frame ||
+            posted_.size() * room < frame.size()) {
+            return false;
+        }
+        while (frame.size() > room) {
+            fill_next(frame.first(room), false);
+            frame = frame.subspan(room);
+        }
+        fill_next(frame, true);
         return true;
+    }
+
+    // The first `buffers` buffers' worth of a frame whose rest the NIC is stopped before.
+    // REQUIRES: the frame is longer, and the NIC has as many buffers.
+    void arrive_in_part(std::span<const std::byte> frame, std::size_t buffers) {
+        const std::size_t room = options_.geometry.nic_buffer;
+        for (; buffers > 0; --buffers, frame = frame.subspan(room))
+            fill_next(frame.first(room), false);
     }
 
     // What the NIC says of the checksums of frames that arrive from now on.
@@ -114,13 +135,24 @@ class HookedReceiveBed {
 
     // One poll of the worker. Returns how many frames were completed.
     std::uint32_t poll() {
-        for (const Filled& filled : rx_burst()) path_.returned(filled.buffer, filled.delivery);
-        return path_.complete();
+        std::uint32_t delivered = 0;
+        for (const Filled& filled : rx_burst()) {
+            path_.returned(filled.buffer, filled.delivery);
+            if (filled.delivery.end_of_frame) ++delivered;
+        }
+        const std::uint32_t completed = path_.complete();
+        if (observer_) observer_(delivered, completed);
+        return completed;
     }
 
     ReceivePath<FakeBuffers, Hook>& path() { return path_; }
     NetDriver& driver() { return driver_; }
     const VmCounters& counters() const { return counters_; }
+    const ReceiveBedOptions& options() const { return options_; }
+    // Buffers the NIC may write to.
+    std::size_t posted() const { return posted_.size(); }
+    // Buffers written and not delivered, those of frames without an end included.
+    std::size_t undelivered() const { return filled_.size() + assembling_.size(); }
     std::size_t buffer_count() const { return buffers_.size(); }
     std::size_t delivered_by_dma() const { return counters_.zero_copied.get(); }
     std::uint64_t dropped(DropReason reason) const {
@@ -137,13 +169,23 @@ class HookedReceiveBed {
     };
     static constexpr std::size_t kBurst = 32;
 
+    // What the NIC says of a frame counts in its last descriptor; the others' is anything.
+    void fill_next(std::span<const std::byte> bytes, bool end_of_frame) {
+        auto* buffer = static_cast<FakeBuffer*>(posted_.front());
+        posted_.pop_front();
+        dma_write(*buffer, bytes);
+        filled_.push_back({buffer,
+                           {static_cast<std::uint32_t>(bytes.size()), end_of_frame,
+                            checksum_verified_ == end_of_frame}});
+    }
+
     void dma_write(FakeBuffer& buffer, std::span<const std::byte> frame) {
         if (buffer.iova == FakeBuffer::kHost) {
-            REQUIRE(frame.size() <= buffer.room.size());
             std::ranges::copy(frame, buffer.room.begin());
             return;
         }
-        for (std::uint64_t iova = buffer.iova; !frame.empty();) {
+        // Datasheet 7.1.6.1: bit 0 of the packet buffer address is not part of the address.
+        for (std::uint64_t iova = buffer.iova & ~1ULL; !frame.empty();) {
             const std::span<std::byte> page = view_.dma_page(iova);
             const std::size_t n = std::min(page.size(), frame.size());
             std::ranges::copy(frame.first(n), page.begin());
@@ -196,11 +238,13 @@ class HookedReceiveBed {
     DeviceView view_;
     NetDriver driver_;
     std::vector<FakeBuffer> buffers_;
+    std::unique_ptr<std::byte[]> rooms_;  // of buffers_
     VmCounters counters_;
     ReceivePath<FakeBuffers, Hook> path_;
     std::deque<void*> posted_;        // the NIC's descriptor ring
     std::deque<Filled> filled_;       // written back, not delivered yet
     std::vector<Filled> assembling_;  // delivered but for the end of their frame
+    PollObserver observer_;
     bool checksum_verified_ = false;
     std::size_t missing_ = 0;  // descriptors the PMD has not refilled
 };

@@ -185,6 +185,26 @@ TEST_CASE("a frame waits until the driver has posted enough short chains for it"
     require_clean(bed);
 }
 
+TEST_CASE(
+    "a frame that needs more chains than the ring holds is dropped, and the next one served") {
+    // Of linux_old's two descriptors the ring holds eight; of 1024 bytes each the frame needs nine.
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.rx_size = 16, .layout = RxLayout::linux_old()},
+                            .geometry = {PortGeometry{9000}.max_frame(true), 1024}});
+    bed.driver().rx().tolerate_scratch(2048);
+    bed.driver().refill();
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 9014)));
+    REQUIRE(bed.arrive(frame_of(2, 8192)));
+    bed.poll();
+    CHECK(bed.dropped(DropReason::kTooBig) == 1);
+    bed.driver().receive();
+    CHECK(bed.driver().rx().empty_completions() == 8);
+    bed.poll();
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{2});
+    require_clean(bed);
+}
+
 TEST_CASE("short chains and long ones may follow each other in any order") {
     FakeMemory memory(32_MiB);
     ReceiveBed bed(memory, {.nic_ring = 64});
@@ -443,6 +463,238 @@ TEST_CASE("hostile receive rings break the ring and touch nothing") {
     CHECK(path.complete() == 0);
     CHECK(counters.dropped[static_cast<std::size_t>(DropReason::kBroken)].get() == 2);
     CHECK(queue.used_idx() == 0);
+}
+
+// --- Frames that span several of the NIC's buffers ---
+
+namespace {
+
+constexpr QueueGeometry kJumboSegments{PortGeometry{9000}.max_frame(true), 1024};
+
+// used.len of a frame of `size` bytes, cut by `nic_buffer` into chains that each hold a piece.
+std::vector<std::uint32_t> piece_lengths(std::uint32_t size, std::uint32_t nic_buffer) {
+    std::vector<std::uint32_t> lengths;
+    for (; size > 0; size -= std::min(size, nic_buffer))
+        lengths.push_back(std::min(size, nic_buffer));
+    lengths.front() += kHeaderSize;
+    return lengths;
+}
+
+RxLayout header_apart(std::uint32_t length) {
+    return {"header apart", [length](FakeMemory& memory, std::uint32_t header, std::size_t) {
+                return RxBufferBuilder(memory).piece(header).piece(length).build();
+            }};
+}
+
+}  // namespace
+
+TEST_CASE("a segmented frame lands in a chain for each piece, moved down but for the first") {
+    const std::uint32_t size = GENERATE(1024u, 1025u, 2048u, 9014u, 9018u);
+    const RxLayout layout =
+        GENERATE(RxLayout::single(1024), header_apart(1024), RxLayout::linux_mergeable());
+    CAPTURE(size, layout.name());
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = layout}, .geometry = kJumboSegments});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(5, size)));
+    CHECK(bed.poll() == 1);
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{5});
+    CHECK(frames[0].used_lens == piece_lengths(size, 1024));
+    CHECK(frames[0].header.num_buffers == (size + 1023) / 1024);
+    CHECK(bed.delivered_by_dma() == 1);
+    CHECK(bed.counters().moved_bytes.get() == size - 1024);
+    require_clean(bed);
+}
+
+TEST_CASE("the longest frame in the smallest buffers takes ten descriptors") {
+    const QueueGeometry geometry{PortGeometry{kMaxMtu}.max_frame(true), kNicBufferStep};
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(1024)}, .geometry = geometry});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(make_frame({.seq = 3, .size = geometry.max_frame, .vlan = 7})));
+    bed.poll();
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{3});
+    CHECK(frames[0].heads.size() == 10);
+    CHECK_FALSE(bed.arrive(make_frame({.size = geometry.max_frame + 1})));
+    require_clean(bed);
+}
+
+TEST_CASE("a driver that starves inside a frame gets the rest of it copied") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(
+        memory,
+        {.driver = {.layout = RxLayout::single(1024)}, .geometry = kJumboSegments, .nic_ring = 64});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.driver().rx().refill(3);
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 9014)));
+    bed.driver().rx().refill(5);
+    CHECK(bed.poll() == 0);
+    CHECK(bed.driver().receiveq().used_idx() == 0);
+
+    bed.driver().rx().refill(1);
+    CHECK(bed.poll() == 1);
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{1});
+    CHECK(frames[0].used_lens == piece_lengths(9014, 1024));
+    CHECK(bed.copied(CopyReason::kStarved) == 1);
+    CHECK(bed.counters().moved_bytes.get() == 9014 - 1024);
+    require_clean(bed);
+}
+
+TEST_CASE("a piece that meets a short chain fills it and goes on in the next") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(
+        memory,
+        {.driver = {.layout = RxLayout::single(1024)}, .geometry = kJumboSegments, .nic_ring = 64});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.driver().rx().refill(2);
+    bed.driver().rx().set_layout(RxLayout::tiny(600));
+    bed.driver().rx().refill(1);
+    bed.driver().rx().set_layout(RxLayout::single(1024));
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(frame_of(1, 4096)));
+    REQUIRE(bed.arrive(frame_of(2, 60)));
+    bed.poll();
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{1, 2});
+    CHECK(frames[0].used_lens == std::vector<std::uint32_t>{1036, 1024, 600, 424, 1024});
+    CHECK(frames[0].header.num_buffers == 5);
+    CHECK(bed.copied(CopyReason::kSmall) == 1);
+    require_clean(bed);
+}
+
+TEST_CASE("in a segmented queue a driver that merges none gets frames that fit one buffer") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.features = kFeatureVersion1, .layout = RxLayout::page()},
+                            .geometry = kJumboSegments});
+    bed.driver().refill();
+    bed.start();
+
+    for (const std::uint32_t size : {4084u, 4085u, 60u, 9014u})
+        REQUIRE(bed.arrive(frame_of(size, size)));
+    bed.poll();
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{4084, 60});
+    CHECK(frames[0].used_lens == std::vector<std::uint32_t>{4096});
+    CHECK(bed.driver().rx().empty_completions() == 2);
+    CHECK(bed.dropped(DropReason::kTooBig) == 2);
+    CHECK(bed.copied(CopyReason::kUnmerged) == 2);
+    require_clean(bed);
+}
+
+TEST_CASE("the newest frames are dropped whole, however many buffers each has") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(1024)},
+                            .geometry = kJumboSegments,
+                            .nic_ring = 128,
+                            .pending_cap = 16});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.start();
+    // 9 + 2 + 9 buffers: the third frame goes, and nothing of the fourth's one stays in its place.
+    REQUIRE(bed.arrive(frame_of(1, 9014)));
+    REQUIRE(bed.arrive(frame_of(2, 2000)));
+    REQUIRE(bed.arrive(frame_of(3, 9014)));
+    bed.poll();
+    CHECK(bed.dropped(DropReason::kNoBuffer) == 1);
+    CHECK(bed.path().pending() == 11);
+    REQUIRE(bed.arrive(frame_of(4, 500)));
+    bed.poll();
+    CHECK(bed.path().pending() == 12);
+
+    bed.driver().refill();
+    bed.poll();
+
+    const auto frames = bed.driver().receive();
+    CHECK(sequence_of(frames) == std::vector<std::uint32_t>{1, 2, 4});
+    CHECK(frames[1].used_lens == piece_lengths(2000, 1024));
+    require_clean(bed);
+}
+
+TEST_CASE("the oldest frame stays though it alone is more than the pending cap") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(1024)},
+                            .geometry = kJumboSegments,
+                            .nic_ring = 64,
+                            .pending_cap = 4});
+    bed.driver().rx().tolerate_scratch(kHeaderSize);
+    bed.driver().rx().refill(2);  // bound to its first pieces
+    bed.start();
+    for (std::uint32_t seq = 1; seq <= 3; ++seq) REQUIRE(bed.arrive(frame_of(seq, 9014)));
+    bed.poll();
+    CHECK(bed.dropped(DropReason::kNoBuffer) == 2);
+
+    bed.driver().refill();
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1});
+    require_clean(bed);
+}
+
+TEST_CASE("a stop inside a frame gives its buffers and chains back") {
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory,
+                   {.driver = {.layout = RxLayout::single(1024)}, .geometry = kJumboSegments});
+    bed.driver().rx().tolerate_scratch(1u << 20);
+    bed.driver().refill();
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 3000)));
+    bed.arrive_in_part(frame_of(2, 9014), 4);
+
+    CHECK(bed.stop() == 3);
+    CHECK(bed.path().idle() == bed.buffer_count());
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(3, 9014)));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1, 3});
+    require_clean(bed);
+}
+
+TEST_CASE("the size gate is what the NIC may write to one buffer, to the byte") {
+    const bool tag_left_in = GENERATE(false, true);
+    const std::uint32_t mtu = GENERATE(1500u, 1501u, 9000u);
+    const std::uint32_t rxbuf = GENERATE(0u, 1024u, 2048u, 4096u, 16384u);
+    const int off = GENERATE(-1, 0, 1);
+    const std::uint32_t f = PortGeometry{mtu}.max_frame(tag_left_in);
+    const QueueGeometry geometry = rxbuf == 0 ? QueueGeometry::whole(f) : QueueGeometry{f, rxbuf};
+    const std::uint32_t gate = std::min(f, geometry.nic_buffer);
+    CAPTURE(f, geometry.nic_buffer, off);
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.layout = RxLayout::single(static_cast<std::uint32_t>(
+                                           static_cast<int>(gate) + off))},
+                            .geometry = geometry});
+    bed.driver().rx().tolerate_scratch(geometry.segmented() ? kHeaderSize : 0);
+    bed.driver().refill();
+    bed.start();
+
+    for (std::uint32_t seq = 0; seq < 3; ++seq) {
+        FrameSpec spec{.seq = seq, .size = f - 2 + seq};
+        if (tag_left_in) spec.vlan = 5;
+        REQUIRE(bed.arrive(make_frame(spec)));
+    }
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{0, 1, 2});
+    CHECK(bed.delivered_by_dma() == (off < 0 ? 0 : 3));
+    CHECK(bed.copied(CopyReason::kSmall) == (off < 0 ? 3 : 0));
+    CHECK_FALSE(bed.arrive(make_frame({.size = f + 1})));
+    require_clean(bed);
 }
 
 TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "guest/fake_guest.h"
@@ -33,7 +33,9 @@ class DeviceView {
     // std::out_of_range for an address nobody gave it.
     std::span<std::byte> dma_page(std::uint64_t iova) const {
         const std::uint64_t offset = iova & (kPage - 1);
-        return {pages_.at(iova >> kShift) + offset, kPage - offset};
+        std::byte* page = pages_.at((iova >> kShift) - kFirstIovaPage);
+        if (page == nullptr) throw std::out_of_range("DMA to an IOVA nobody gave the device");
+        return {page + offset, kPage - offset};
     }
 
     SplitRing ring(const SplitQueueDriver& queue, const FakeMemory& memory,
@@ -54,9 +56,12 @@ class DeviceView {
                            queue.size(), event_idx, queue.used_idx()});
     }
     // Of either kind.
-    AnyRing ring(const QueueDriver& queue, const FakeMemory& memory) const {
-        if (queue.is_packed()) return ring(dynamic_cast<const PackedQueueDriver&>(queue), memory);
-        return ring(dynamic_cast<const SplitQueueDriver&>(queue), memory);
+    AnyRing ring(const QueueDriver& queue, const FakeMemory& memory,
+                 bool event_idx = false) const {
+        if (queue.is_packed()) {
+            return ring(dynamic_cast<const PackedQueueDriver&>(queue), memory, event_idx);
+        }
+        return ring(dynamic_cast<const SplitQueueDriver&>(queue), memory, event_idx);
     }
 
   private:
@@ -68,17 +73,16 @@ class DeviceView {
         std::byte* hva = memory.at(region.gpa, 1);
         std::vector<std::uint64_t>& table = tables_.emplace_back();
         for (std::size_t offset = 0; offset < region.size; offset += kPage) {
-            table.push_back(next_iova_page_ << kShift);
-            pages_[next_iova_page_] = hva + offset;
-            next_iova_page_ += kind == Iova::kScattered ? 2 : 1;
+            table.push_back((kFirstIovaPage + pages_.size()) << kShift);
+            pages_.push_back(hva + offset);
+            if (kind == Iova::kScattered) pages_.push_back(nullptr);
         }
-        ++next_iova_page_;  // regions are never contiguous with each other
+        pages_.push_back(nullptr);  // regions are never contiguous with each other
         guest_.add({region.gpa, region.size, hva, hva, kShift, table});
     }
 
     std::vector<std::vector<std::uint64_t>> tables_;
-    std::map<std::uint64_t, std::byte*> pages_;
-    std::uint64_t next_iova_page_ = kFirstIovaPage;
+    std::vector<std::byte*> pages_;  // by IOVA page, from kFirstIovaPage on; null: nobody's
     GuestMemory guest_;
 };
 
