@@ -51,7 +51,7 @@ const std::vector<Setting> kSettings{
 };
 
 QueueGeometry geometry_of(std::uint32_t mtu, std::uint32_t rxbuf) {
-    const std::uint32_t max_frame = PortGeometry{mtu}.max_frame(true);
+    const std::uint32_t max_frame = PortGeometry{mtu}.max_frame(false);  // no trunk=
     return rxbuf == kAuto ? QueueGeometry::whole(max_frame) : QueueGeometry{max_frame, rxbuf};
 }
 
