@@ -82,12 +82,15 @@ void check_transfers(VlanBed& setup, QemuGuest& guest, unsigned n, std::uint16_t
     }));
 }
 
-void check_finished(VlanBed& setup) {
+// Returns the daemon's last statistics.
+nlohmann::json check_finished(VlanBed& setup, const std::string& but_for = {}) {
     for (QemuGuest* guest : {setup.access.get(), setup.trunk.get()}) {
         CHECK(checksum_errors(ip_counters(*guest)) == 0);
     }
     CHECK(checksum_errors(ip_counters(setup.bed.netns())) == 0);
-    check_nothing_wrong(setup.bed.daemon().terminate());
+    nlohmann::json stats = setup.bed.daemon().terminate();
+    check_nothing_wrong(stats, but_for);
+    return stats;
 }
 
 TEST_CASE("Guests in VLANs exchange traffic with the wire and with each other", "[vlan]") {
@@ -142,7 +145,9 @@ TEST_CASE("A guest receives nothing of VLANs it is not in", "[vlan]") {
     const std::uint64_t of_trunk = setup.trunk->interface_counter("rx_packets") - trunk_before;
     CHECK(of_trunk == kPings + kBroadcasts);
     CHECK(setup.trunk->run("ping -c 2 -W 1 " + wire_ip(kForeignVlan)).status != 0);
-    check_finished(setup);
+    const nlohmann::json stats = check_finished(setup, "tx-vlan");
+    CHECK(stats.at("vms").at(0).at("dropped").at("tx-vlan") == 0);
+    CHECK(stats.at("vms").at(1).at("dropped").at("tx-vlan") > 0);
 }
 
 }  // namespace
