@@ -56,8 +56,7 @@ class DeviceView {
                            queue.size(), event_idx, queue.used_idx()});
     }
     // Of either kind.
-    AnyRing ring(const QueueDriver& queue, const FakeMemory& memory,
-                 bool event_idx = false) const {
+    AnyRing ring(const QueueDriver& queue, const FakeMemory& memory, bool event_idx = false) const {
         if (queue.is_packed()) {
             return ring(dynamic_cast<const PackedQueueDriver&>(queue), memory, event_idx);
         }
