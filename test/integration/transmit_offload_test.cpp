@@ -83,7 +83,7 @@ void check_segments(const std::vector<Frame>& frames, const PacketSpec& spec, st
 void finish(TestHost& host, FakeGuest& guest, std::size_t vm) {
     CHECK(host.eventually([&] {
         guest.net.reap_transmitted();
-        return guest.net.transmitq().outstanding() == 0;
+        return guest.net.tx().queue().outstanding() == 0;
     }));
     CHECK(guest.net.violations().empty());
     CHECK(host.nic().counters().tx_malformed == 0);
@@ -160,11 +160,13 @@ TEST_CASE("a place for a checksum that the NIC does not know is served too") {
     finish(host, guest, kPlain);
 }
 
-TEST_CASE("TCP frames leave as segments, with any headers and any tag") {
+TEST_CASE("TCP frames leave as segments, with any headers, any tag and any ring") {
     TestHost& host = TestHost::instance();
+    Negotiation wanted = kWithOffloads;
+    wanted.features |= GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureRingPacked});
     for (const Sender& sender : kSenders) {
         FakeMemory memory(32_MiB);
-        FakeGuest guest = host.connect(sender.vm, memory, {}, kWithOffloads);
+        FakeGuest guest = host.connect(sender.vm, memory, {}, wanted);
         host.sent();
         for (std::uint32_t seed = 0; seed < 32; ++seed) {
             PacketSpec spec = random_kind(seed | 2, sender);

@@ -77,7 +77,7 @@ struct TransmitBed {
           driver(memory, {.features = options.features, .tx_size = options.tx_size}),
           view(memory),
           path(options.mtu, options.vlan, counters) {
-        path.attach(view.ring(driver.transmitq(), memory), view.guest(), options.features);
+        path.attach(view.ring(driver.tx().queue(), memory), view.guest(), options.features);
     }
 
     // What becomes of one frame; nothing: dropped.

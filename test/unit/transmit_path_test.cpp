@@ -3,24 +3,34 @@
 #include <array>
 #include <atomic>
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <thread>
 
 #include "transmit_bed.h"
 
 namespace zecorx::test {
+namespace {
+
+// The kinds of ring.
+std::uint64_t either_ring() {
+    return GENERATE(kTransmitFeatures, kTransmitFeatures | kFeatureRingPacked);
+}
+
+}  // namespace
 
 TEST_CASE("a transmitted frame arrives byte for byte in every descriptor layout") {
+    const std::uint64_t features = either_ring();
     for (const TxLayout& layout :
          {TxLayout{}, TxLayout{.header_apart = true}, TxLayout{.max_piece = 100},
           TxLayout{.header_apart = true, .max_piece = 60, .form = DescForm::kIndirect}}) {
-        TransmitBed bed;
+        TransmitBed bed({.features = features});
         const Frame frame = make_frame({.seq = 5, .size = 1514});
         const auto sent = bed.pass(frame, {}, layout);
         REQUIRE(sent.has_value());
         CHECK(sent->frame == frame);
         CHECK(sent->request.offload == TransmitRequest::Offload::kNone);
         CHECK_FALSE(sent->request.vlan.has_value());
-        CHECK(bed.driver.transmitq().outstanding() == 0);
+        CHECK(bed.driver.tx().queue().outstanding() == 0);
         CHECK(bed.driver.violations().empty());
     }
 }
@@ -94,7 +104,7 @@ TEST_CASE("frames no port may send are dropped, counted, and their chains return
         CHECK(bed.reason() == DropReason::kTxHeader);
         CHECK(bed.driver.transmitq().reap().size() == 1);
     }
-    CHECK(bed.driver.transmitq().outstanding() == 0);
+    CHECK(bed.driver.tx().queue().outstanding() == 0);
     CHECK_FALSE(bed.path.broken());
 }
 
@@ -136,13 +146,13 @@ TEST_CASE("transmission resumes at the used index after a detach") {
     CHECK(check_frame(bed.next().value().frame) == 1u);
     CHECK(bed.path.detach() == 1);
     CHECK(bed.path.burst(32, bed.sink) == 0);
-    bed.path.attach(bed.view.ring(bed.driver.transmitq(), bed.memory), bed.view.guest(),
+    bed.path.attach(bed.view.ring(bed.driver.tx().queue(), bed.memory), bed.view.guest(),
                     kFeatureVersion1);
     CHECK(check_frame(bed.next().value().frame) == 2u);
 }
 
 TEST_CASE("without room for a frame its chain stays with the driver, and nothing is lost") {
-    TransmitBed bed;
+    TransmitBed bed({.features = either_ring()});
     for (std::uint32_t seq = 0; seq < 10; ++seq) {
         REQUIRE(bed.driver.send(make_frame({.seq = seq})));
     }
@@ -159,7 +169,7 @@ TEST_CASE("without room for a frame its chain stays with the driver, and nothing
 }
 
 TEST_CASE("large frames end a burst early, so that other VMs are served") {
-    TransmitBed bed;
+    TransmitBed bed({.features = either_ring()});
     const Packet packet = make_packet({.payload = 60000});
     for (int i = 0; i < 8; ++i) {
         REQUIRE(bed.driver.tx().send(packet.frame, {}, packet.segment_header(1400)));
