@@ -75,7 +75,7 @@ constexpr std::uint32_t saturating_sum(std::uint32_t a, std::uint32_t b) {
 // The pieces of one chain, as many as its storage holds.
 class Chain {
   public:
-    static constexpr std::size_t kMaxPieces = 32;
+    static constexpr std::size_t kMaxPieces = 40;
     // Descriptors of an indirect table: bounds the time one head can cost the VMs that share its
     // worker, and is far above the 19 the longest receive chain in the field has.
     static constexpr std::size_t kMaxIndirect = 1024;

@@ -82,8 +82,9 @@ class PackedRing {
         const PackedDesc first = read(next_avail_);
         if (!is_available(first.flags, wrap(next_avail_))) [[unlikely]]
             return RingError::kTakenBack;
-        const RingError error = first.flags & kDescIndirect ? walk_indirect(first, chain, head)
-                                                            : walk(first, chain, head);
+        const RingError error = first.flags & kDescIndirect
+                                    ? walk_indirect(first, direction, chain, head)
+                                    : walk(first, chain, head);
         if (error != RingError::kNone) [[unlikely]]
             return error;
         hold(head.entries);
@@ -217,14 +218,17 @@ class PackedRing {
     }
 
     // The table is in order, from its first descriptor to its last, and of their flags only WRITE
-    // means anything (VIRTIO 2.8.7).
-    RingError walk_indirect(const PackedDesc& desc, Chain& chain, Head& head) const {
+    // means anything (VIRTIO 2.8.7). DPDK's driver sets it on what it sends, too, where it is no
+    // more than a permission that nobody needs.
+    RingError walk_indirect(const PackedDesc& desc, Direction direction, Chain& chain,
+                            Head& head) const {
+        const std::uint16_t meant = direction == Direction::kDeviceWritable ? kDescWrite : 0;
         std::span<const std::byte> table;
         RingError error = chain.indirect_table(desc.addr, desc.len, desc.flags, table);
         for (; error == RingError::kNone && !table.empty();
              table = table.subspan(sizeof(PackedDesc))) {
             const auto entry = snapshot<PackedDesc>(table.data());
-            error = chain.add(entry.addr, entry.len, entry.flags & kDescWrite);
+            error = chain.add(entry.addr, entry.len, entry.flags & meant);
         }
         if (error != RingError::kNone) return error;
         head.entries = 1;

@@ -169,7 +169,7 @@ TEST_CASE("the NIC's verdict on a checksum reaches drivers that asked for it") {
     };
     const MacAddress to = host.mac(kPieces1024);
     Frame udp = make_udp_frame({.dst = to, .size = size});
-    CHECK(flags_of(udp) == (wanted ? kNetHeaderDataValid : 0));
+    CHECK(flags_of(udp) == (wanted ? kNetHeaderDataValid : std::uint8_t{0}));
     // The NIC has no complaint of what it does not look at, which is no verdict.
     CHECK(flags_of(make_frame({.dst = to, .size = size})) == 0);
     udp.back() ^= std::byte{1};

@@ -262,6 +262,18 @@ TEST_CASE("an indirect table of a packed ring is read in order, and only its WRI
     CHECK(take(ring, queue).id == 1);
 }
 
+TEST_CASE("what a driver sends by a packed indirect table may be flagged writable") {
+    RawQueue queue(4);
+    PackedRing ring = queue.ring();
+    queue.post({queue.indirect(0, {queue.buffer(0, 12), queue.buffer(0, 20)})});
+    REQUIRE(ring.refresh());
+    Chain chain;
+    Head head;
+    REQUIRE(ring.acquire(queue.guest(), Direction::kDeviceReadable, chain, head) ==
+            RingError::kNone);
+    CHECK(chain.capacity() == 32);
+}
+
 TEST_CASE("calls follow the packed driver's event flags, kicks are disabled") {
     RawQueue queue(8);
     const bool event_idx = GENERATE(false, true);
