@@ -159,7 +159,7 @@ TEST_CASE("the NIC's verdict on a checksum reaches drivers that asked for it") {
     CAPTURE(wanted, size);
     FakeMemory memory(64_MiB, PageSize::k2MiB);
     FakeGuest guest = connect(kPieces1024, memory, RxLayout::linux_mergeable(),
-                              kMergeable | (wanted ? kFeatureNetGuestCsum : 0));
+                              kMergeable | (wanted ? kFeatureNetGuestCsum : std::uint64_t{0}));
     const auto flags_of = [&](const Frame& frame) {
         REQUIRE(host.arrive(frame) == soft82599::RxResult::kDelivered);
         const auto frames = host.receive(guest, 1);

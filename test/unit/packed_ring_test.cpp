@@ -427,8 +427,10 @@ TEST_CASE("hostile descriptors of a packed ring break it with the error that say
         CHECK(next_error(ring, queue, Direction::kDeviceReadable) == RingError::kDirection);
     }
     SECTION("a table with the wrong direction in it") {
-        queue.post({queue.indirect(0, {good})});
-        CHECK(next_error(ring, queue, Direction::kDeviceReadable) == RingError::kDirection);
+        PackedDesc readable = good;
+        readable.flags = 0;
+        queue.post({queue.indirect(0, {good, readable})});
+        CHECK(next_error(ring, queue) == RingError::kDirection);
     }
     SECTION("a table with NEXT") {
         queue.post({queue.indirect(0, {good}), good});
