@@ -136,7 +136,7 @@ class PackedRing {
         __atomic_store_n(to, kEventDisable, __ATOMIC_RELAXED);
     }
 
-    bool exhausted() const { return held_entries_ >= layout_.size; }
+    bool exhausted(Head like) const { return held_entries_ + like.entries > layout_.size; }
 
     // REQUIRES: everything completed is published.
     void rewind() {

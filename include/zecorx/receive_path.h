@@ -614,9 +614,8 @@ class ReceivePath {
     bool gather_for_front(Ring& ring, std::uint32_t bound, bool& fits) {
         if (broken_) return false;
         if (binds_ahead_ && gathered_.empty()) {
-            // What is held is bound to this frame, so the driver cannot post the rest of it.
             fits = false;
-            return ring.exhausted();
+            return out_of_room(ring);
         }
         const std::uint32_t count = slot(complete_).frame_pieces;
         const std::uint32_t step = pieces_together(count);
@@ -630,6 +629,19 @@ class ReceivePath {
         // A header lies in one chain.
         fits = bound > 0 || gathered_.chains().front().capacity >= header_size_;
         return true;
+    }
+
+    // Whether the driver has no room to post another chain while the front frame waits for one,
+    // which is the only frame that holds any. Of its chains the longest counts: chains may differ.
+    template <DeviceRing Ring>
+    bool out_of_room(const Ring& ring) {
+        Head longest;
+        const auto consider = [&](Head head) {
+            if (head.entries > longest.entries) longest = head;
+        };
+        for (std::uint32_t at = complete_; at != bound_; ++at) consider(slot(at).head);
+        for (const auto& chain : gathered_.chains()) consider(chain.head);
+        return ring.exhausted(longest);
     }
 
     enum class Gathering : std::uint8_t { kEnough, kWaiting, kNever };
@@ -653,7 +665,7 @@ class ReceivePath {
     template <DeviceRing Ring>
     Gathering gather_another(Ring& ring) {
         if (ring.available() == 0) {
-            return ring.exhausted() ? Gathering::kNever : Gathering::kWaiting;
+            return out_of_room(ring) ? Gathering::kNever : Gathering::kWaiting;
         }
         if (!acquire_chain(ring)) return Gathering::kWaiting;
         gathered_.add(head_, chain_);

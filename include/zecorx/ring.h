@@ -40,8 +40,8 @@ concept DeviceRing = requires(Ring ring, const Ring& unchanged, const GuestMemor
     { ring.call_wanted() } -> std::same_as<bool>;
     // Tells the driver not to kick: this device polls. A hint, without ordering.
     ring.suppress_kicks();
-    // Every entry is held by acquired chains: the driver has nothing left to post.
-    { unchanged.exhausted() } -> std::same_as<bool>;
+    // Acquired chains hold so many entries that the driver cannot post another as long as this.
+    { unchanged.exhausted(head) } -> std::same_as<bool>;
     // Gives every held chain back: they are acquired again, in the same order.
     ring.rewind();
     // Where the next attachment resumes, in the form of the frontend's vring base.

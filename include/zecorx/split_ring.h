@@ -128,7 +128,9 @@ class SplitRing {
 
     // A driver that lets chains share descriptors can hold more heads than this counts; they
     // still run out.
-    bool exhausted() const { return held_entries_ >= layout_.size || held() >= layout_.size; }
+    bool exhausted(Head like) const {
+        return held_entries_ + like.entries > layout_.size || held() >= layout_.size;
+    }
 
     void rewind() {
         next_avail_ = used_index_;

@@ -222,16 +222,19 @@ class CopyingReference {
         Placement placement;
         std::uint32_t short_run = 0;
         std::uint32_t descriptors = 0;
+        std::uint32_t longest = 0;  // of the chains, in descriptors
         for (std::uint32_t rest : piece_lengths(frame)) {
             while (rest > 0) {
                 const std::size_t next = placement.lengths.size();
-                const bool never = short_run == kMaxShortRun ||
-                                   (next == chains_.size() && descriptors >= setup_.ring_size);
+                const bool never =
+                    short_run == kMaxShortRun || (next == chains_.size() && next > 0 &&
+                                                  descriptors + longest > setup_.ring_size);
                 if (never) return unplaceable(placement);
                 if (next == chains_.size()) return std::nullopt;
                 const PostedChain& chain = chains_[next];
                 if (short_run > 0 || chain.capacity < any_piece) ++short_run;
                 descriptors += chain.entries;
+                longest = std::max<std::uint32_t>(longest, chain.entries);
                 placement.lengths.push_back(std::min(rest, chain.capacity));
                 rest -= placement.lengths.back();
             }

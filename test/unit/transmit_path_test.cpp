@@ -83,7 +83,7 @@ TEST_CASE("frames no port may send are dropped, counted, and their chains return
         }
     }
     SECTION("a chain of more pieces than any frame needs") {
-        const auto sent = bed.pass(make_frame({.size = 1514}), {}, {.max_piece = 40});
+        const auto sent = bed.pass(make_frame({.size = 1514}), {}, {.max_piece = 30});
         CHECK_FALSE(sent.has_value());
         CHECK(bed.reason() == DropReason::kTxLength);
     }
