@@ -17,8 +17,10 @@
 namespace zecorx {
 namespace {
 
-constexpr std::size_t kBarSize = 512 * 1024;  // bytes
-constexpr std::uint32_t kRal0 = 0x0A200;      // RAL(0), RAH(0): 82599 datasheet 8.2.3.7
+// Bytes of BAR 0, by the flash behind it.
+constexpr std::size_t kMost = 512 * 1024;
+constexpr std::size_t kLeast = 128 * 1024;
+constexpr std::uint32_t kRal0 = 0x0A200;  // RAL(0), RAH(0): 82599 datasheet 8.2.3.7
 constexpr std::uint32_t kRah0 = 0x0A204;
 
 std::uint32_t read_at(const std::byte* bar, std::uint32_t offset) {
@@ -44,7 +46,7 @@ std::byte* vfio_bar(const std::string& line) {
         std::sscanf(line.c_str(), "%lx-%lx rw-s %llx", &start, &end, &offset) != 3) {
         return nullptr;
     }
-    return offset == 0 && end - start == kBarSize ? reinterpret_cast<std::byte*>(start) : nullptr;
+    return offset == 0 && end - start >= kLeast ? reinterpret_cast<std::byte*>(start) : nullptr;
 }
 
 // VFIO gives a device to one opener, so the PMD's mapping is the only one there can be.
@@ -60,12 +62,18 @@ std::byte* find_vfio_bar(const std::string& bdf, const MacAddress& mac) {
                     bdf));
 }
 
-std::byte* map_uio_bar(const std::string& bdf, const MacAddress& mac) {
+// All of the BAR: a mapping that goes beyond it is refused.
+std::span<std::byte> map_uio_bar(const std::string& bdf, const MacAddress& mac) {
     const std::string path = pci_device_path(bdf) + "/resource0";
     const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
     void* bar = MAP_FAILED;
+    std::size_t size = kMost;
     if (fd.get() >= 0) {
-        bar = ::mmap(nullptr, kBarSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+        bar = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    }
+    if (bar == MAP_FAILED && errno == EINVAL) {
+        size = kLeast;
+        bar = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
     }
     if (bar == MAP_FAILED) {
         throw std::runtime_error(fmt::format(
@@ -74,23 +82,27 @@ std::byte* map_uio_bar(const std::string& bdf, const MacAddress& mac) {
             path, std::strerror(errno)));
     }
     if (!belongs_to(static_cast<std::byte*>(bar), mac)) {
-        ::munmap(bar, kBarSize);
+        ::munmap(bar, size);
         throw std::runtime_error(fmt::format(
             "{} does not hold the registers of an 82599 with the address {}; use an 82599", path,
             mac.to_string()));
     }
-    return static_cast<std::byte*>(bar);
+    return {static_cast<std::byte*>(bar), size};
 }
 
 }  // namespace
 
-NicRegisters::NicRegisters(const std::string& bdf, const MacAddress& mac)
-    : mapped_(uses_physical_iova(bdf)) {
-    bar_ = mapped_ ? map_uio_bar(bdf, mac) : find_vfio_bar(bdf, mac);
+NicRegisters::NicRegisters(const std::string& bdf, const MacAddress& mac) {
+    if (uses_physical_iova(bdf)) {
+        mapped_ = map_uio_bar(bdf, mac);
+        bar_ = mapped_.data();
+    } else {
+        bar_ = find_vfio_bar(bdf, mac);
+    }
 }
 
 NicRegisters::~NicRegisters() {
-    if (mapped_) ::munmap(bar_, kBarSize);
+    if (!mapped_.empty()) ::munmap(mapped_.data(), mapped_.size());
 }
 
 std::uint32_t NicRegisters::read(std::uint32_t offset) const { return read_at(bar_, offset); }

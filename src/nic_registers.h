@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "zecorx/mac_address.h"
@@ -27,7 +28,7 @@ class NicRegisters {
 
   private:
     std::byte* bar_ = nullptr;
-    bool mapped_ = false;  // by this object; else the mapping is the PMD's
+    std::span<std::byte> mapped_;  // by this object; empty: the mapping is the PMD's
 };
 
 }  // namespace zecorx

@@ -67,7 +67,9 @@ constexpr std::uint64_t kTxOffloads =
     RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM |
     RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_VLAN_INSERT | RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 
-constexpr int kStopPolls = 100;  // of a millisecond; the datasheet names no bound
+// Of a millisecond, until a queue has started or stopped. The datasheet names no bound, and on a
+// busy machine the software 82599 may wait for a CPU.
+constexpr int kPolls = 1000;
 
 }  // namespace
 
@@ -209,7 +211,7 @@ void Port::start_rx(const VmQueues& queues) {
     check(rte_eth_dev_rx_queue_start(id_, queues.queue),
           fmt::format("start RX queue {} of port {}", queues.queue, bdf_));
     // The PMD gives up waiting after 10 ms and returns success all the same, so ask the NIC.
-    if (rx_enabled(queues.queue)) return;
+    if (reaches(queues.queue, true)) return;
     stop_rx(queues);
     throw std::runtime_error(fmt::format(
         "RX queue {} of port {} does not start: the port must be reset", queues.queue, bdf_));
@@ -218,15 +220,19 @@ void Port::start_rx(const VmQueues& queues) {
 void Port::stop_rx(const VmQueues& queues) {
     check(rte_eth_dev_rx_queue_stop(id_, queues.queue),
           fmt::format("stop RX queue {} of port {}", queues.queue, bdf_));
-    for (int poll = 0; rx_enabled(queues.queue); ++poll) {
-        if (poll == kStopPolls) {
-            throw std::runtime_error(
-                fmt::format("RX queue {} of port {} does not stop: the NIC still owns guest "
-                            "memory, so the port must be reset",
-                            queues.queue, bdf_));
-        }
-        rte_delay_ms(1);
+    if (reaches(queues.queue, false)) return;
+    throw std::runtime_error(
+        fmt::format("RX queue {} of port {} does not stop: the NIC still owns guest memory, so the "
+                    "port must be reset",
+                    queues.queue, bdf_));
+}
+
+bool Port::reaches(std::uint16_t queue, bool enabled) const {
+    for (int poll = 0; poll < kPolls; ++poll) {
+        if (rx_enabled(queue) == enabled) return true;
+        rte_delay_us_sleep(1000);
     }
+    return rx_enabled(queue) == enabled;
 }
 
 bool Port::rx_enabled(std::uint16_t queue) const {

@@ -87,6 +87,8 @@ class Port {
                       std::uint16_t tx_descriptors, rte_mempool& pool);
     // RXDCTL.ENABLE of an RX queue as the NIC reports it.
     bool rx_enabled(std::uint16_t queue) const;
+    // Waits until that is so. False: it does not become so.
+    bool reaches(std::uint16_t queue, bool enabled) const;
 
     std::string bdf_;
     std::vector<VmOptions> vms_;
