@@ -38,17 +38,27 @@ std::size_t page_size_of(int fd) {
     return kSmallPage;
 }
 
-std::uint64_t read_frame(int pagemap, const std::byte* address) {
+std::uint64_t read_entry(int pagemap, const std::byte* address) {
     std::uint64_t entry = 0;
     const auto offset =
         static_cast<off_t>(reinterpret_cast<std::uintptr_t>(address) / kSmallPage * sizeof entry);
-    if (::pread(pagemap, &entry, sizeof entry, offset) != sizeof entry ||
-        !(entry & kPagemapPresent) || !(entry & kPagemapFrame)) {
-        throw std::runtime_error(
-            "cannot read the IOVA of guest memory from /proc/self/pagemap: run as root "
-            "(CAP_SYS_ADMIN), or use vfio-pci with an IOMMU");
+    return ::pread(pagemap, &entry, sizeof entry, offset) == sizeof entry ? entry : 0;
+}
+
+// A pinned page keeps its frame, but the kernel may take it out of the page table for a moment to
+// see whether it can be moved. Touching it waits until it is back.
+std::uint64_t read_frame(int pagemap, const std::byte* address) {
+    constexpr int kTries = 100;
+    for (int i = 0; i < kTries; ++i) {
+        const std::uint64_t entry = read_entry(pagemap, address);
+        if ((entry & kPagemapPresent) && (entry & kPagemapFrame)) {
+            return (entry & kPagemapFrame) * kSmallPage;
+        }
+        [[maybe_unused]] const std::byte touched = *static_cast<const volatile std::byte*>(address);
     }
-    return (entry & kPagemapFrame) * kSmallPage;
+    throw std::runtime_error(
+        "cannot read the IOVA of guest memory from /proc/self/pagemap: run as root "
+        "(CAP_SYS_ADMIN), or use vfio-pci with an IOMMU");
 }
 
 }  // namespace

@@ -3,6 +3,9 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <fstream>
+#include <stop_token>
+#include <thread>
 
 #include "test_host.h"
 
@@ -112,6 +115,21 @@ TEST_CASE("a restarted session continues at the used index, without losing or re
     CHECK(guest.net.rx().queue().order_violations() == 0);
     guest.stop_device();
     host.require_stopped(0);
+}
+
+TEST_CASE("guest memory is found while the kernel looks for pages to move") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(64_MiB, PageSize::k4KiB);
+    const std::jthread compaction([](const std::stop_token& stop) {
+        while (!stop.stop_requested()) std::ofstream("/proc/sys/vm/compact_memory") << 1;
+    });
+    for (std::uint32_t seq = 0; seq < 24; ++seq) {
+        FakeGuest guest = host.connect(0, memory);
+        guest.net.refill();
+        host.require_delivered(0, guest, seq);
+        guest.stop_device();
+        host.require_stopped(0);
+    }
 }
 
 TEST_CASE("a memory table change under traffic moves the NIC to the new mappings") {
