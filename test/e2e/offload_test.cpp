@@ -25,6 +25,7 @@ void check_features(QemuGuest& guest, const GuestLayout& layout) {
     const auto accepted = [&](std::uint64_t wanted) { return (features & wanted) == wanted; };
     INFO("features " << std::hex << features);
     CHECK(accepted(kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx));
+    CHECK(accepted(kFeatureNetGuestAnnounce));
     CHECK(accepted(kFeatureRingPacked) == layout.packed);
     CHECK(accepted(kFeatureNetMrgRxbuf) == layout.mrg_rxbuf);
     CHECK(accepted(kFeatureNetMtu) == layout.device_mtu);
