@@ -66,7 +66,7 @@ Frame untagged(std::size_t size) {
 
 Frame tagged(std::size_t size) {
     Frame frame = untagged(size);
-    put16(frame, 12, wire::kTypeVlan);
+    put16(frame, 12, kVlanEthertype);
     put16(frame, 14, kVlan);
     return frame;
 }
@@ -76,10 +76,10 @@ Frame vxlan(std::size_t size) {
     constexpr std::size_t kUdp = kIp + sizeof(wire::Ipv4);
     constexpr std::size_t kVxlan = kUdp + sizeof(wire::Udp);
     Frame frame = untagged(size);
-    put16(frame, kIp - 2, wire::kTypeIpv4);
+    put16(frame, kIp - 2, kIpv4Ethertype);
     put16(frame, kIp, 0x4500);
     put16(frame, kIp + 6, 0x4000);  // don't fragment
-    frame[kIp + 9] = std::byte{wire::kProtocolUdp};
+    frame[kIp + 9] = std::byte{kProtocolUdp};
     put16(frame, kUdp + 2, wire::kVxlanPort);
     put16(frame, kUdp + 4, size - kUdp);
     frame[kVxlan] = std::byte{wire::kVxlanVniValid};

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <span>
 
-#include "zecorx/geometry.h"
+#include "zecorx/frame_headers.h"
 
 namespace zecorx {
 
@@ -18,17 +18,9 @@ namespace announcement {
 using Bytes = std::span<const std::byte>;
 
 inline constexpr std::size_t kMac = 6;              // bytes of an Ethernet address
-inline constexpr std::uint16_t kTypeVlan = 0x8100;  // IEEE 802.1Q 9.6
 inline constexpr std::uint16_t kTypeArp = 0x0806;   // RFC 826
 inline constexpr std::uint16_t kTypeRarp = 0x8035;  // RFC 903
-inline constexpr std::uint16_t kTypeIpv6 = 0x86DD;  // RFC 2464 3
 inline constexpr std::uint16_t kRarpRequest = 3;
-
-// Big-endian, from a place that need not be aligned. REQUIRES: bytes.size() >= at + 2.
-inline std::uint16_t load_16(Bytes bytes, std::size_t at) {
-    return static_cast<std::uint16_t>(std::to_integer<unsigned>(bytes[at]) << 8 |
-                                      std::to_integer<unsigned>(bytes[at + 1]));
-}
 
 inline bool same(Bytes bytes, std::size_t a, std::size_t b, std::size_t size) {
     return std::memcmp(bytes.data() + a, bytes.data() + b, size) == 0;
@@ -56,7 +48,7 @@ inline bool is_gratuitous_arp(Bytes arp) {
 }
 
 inline bool is_rarp_request(Bytes arp) {
-    return is_ethernet_ipv4(arp) && load_16(arp, kArpOperation) == kRarpRequest;
+    return is_ethernet_ipv4(arp) && load_be16(arp, kArpOperation) == kRarpRequest;
 }
 
 // Neighbour advertisement (RFC 4861 4.4) behind an IPv6 header without extensions. 7.1.2: hop
@@ -91,22 +83,20 @@ inline bool advertises(Bytes ip, Bytes mac) {
 // else's address, as a bridge or proxy inside the guest would send, do not count.
 inline bool announces_address(std::span<const std::byte> frame) {
     using namespace announcement;
-    if (frame.size() < kEthernetHeader) return false;
+    const auto link = parse_link(frame);
+    if (!link) return false;
     const bool to_group = (std::to_integer<unsigned>(frame[0]) & 1) != 0;
     if (!to_group) return false;
-    const bool tagged = load_16(frame, 2 * kMac) == kTypeVlan;
-    const std::size_t header = kEthernetHeader + (tagged ? kVlanTag : 0);
-    if (frame.size() < header) return false;
     const Bytes source = frame.subspan(kMac, kMac);
-    const Bytes payload = frame.subspan(header);
-    switch (load_16(frame, header - 2)) {
+    const Bytes payload = frame.subspan(link->length);
+    switch (link->ethertype) {
         case kTypeArp:
             return is_gratuitous_arp(payload) &&
                    std::ranges::equal(payload.subspan(kArpSender, kMac), source);
         case kTypeRarp:
             return is_rarp_request(payload) &&
                    std::ranges::equal(payload.subspan(kArpSender, kMac), source);
-        case kTypeIpv6:
+        case kIpv6Ethertype:
             return is_unsolicited_advertisement(payload) && advertises(payload, source);
         default:
             return false;

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "zecorx/frame_headers.h"
 #include "zecorx/geometry.h"
 #include "zecorx/receive_hook.h"
 
@@ -97,12 +98,6 @@ struct Vxlan {  // RFC 7348 5
 };
 static_assert(sizeof(Vxlan) == 8);
 
-inline constexpr std::uint32_t kTypeVlan = 0x8100;
-inline constexpr std::uint32_t kTypeIpv4 = 0x0800;
-inline constexpr std::uint32_t kTypeIpv6 = 0x86DD;
-inline constexpr std::uint32_t kVlanMask = 0xFFF;       // of the tag's control information
-inline constexpr std::uint32_t kFragmentMask = 0x3FFF;  // more fragments, or an offset
-inline constexpr std::uint8_t kProtocolUdp = 17;
 inline constexpr std::uint32_t kVxlanPort = 4789;
 inline constexpr std::uint8_t kVxlanVniValid = 0x08;  // the I flag
 
@@ -165,10 +160,10 @@ class Decapsulation {
         if (!headers.take(ethernet)) return {};
         std::uint32_t type = ethernet.type.value();
         bool untags = false;
-        if (type == wire::kTypeVlan) {
+        if (type == kVlanEthertype) {
             wire::VlanTag tag;
             if (!headers.take(tag)) return {};
-            untags = vlans_[tag.control.value() & wire::kVlanMask];
+            untags = vlans_[tag.control.value() & kVlanIdMask];
             if (unwraps_vlan_ && drop_unlisted_ && !untags) return kDrop;
             type = tag.type.value();
         }
@@ -213,18 +208,18 @@ class Decapsulation {
 
     // False: no UDP datagram, or a part of one, follows.
     static bool take_ip(wire::Reader& headers, std::uint32_t type) noexcept {
-        if (type == wire::kTypeIpv4) return take_ipv4(headers);
+        if (type == kIpv4Ethertype) return take_ipv4(headers);
         wire::Ipv6 ip;
-        return type == wire::kTypeIpv6 && headers.take(ip) && ip.version_flow.value() >> 28 == 6 &&
-               ip.next_header == wire::kProtocolUdp;
+        return type == kIpv6Ethertype && headers.take(ip) && ip.version_flow.value() >> 28 == 6 &&
+               ip.next_header == kProtocolUdp;
     }
 
     static bool take_ipv4(wire::Reader& headers) noexcept {
         wire::Ipv4 ip;
         if (!headers.take(ip) || ip.version_words >> 4 != 4) return false;
         const std::size_t size = (ip.version_words & 0xF) * std::size_t{4};
-        return size >= sizeof ip && ip.protocol == wire::kProtocolUdp &&
-               (ip.fragment.value() & wire::kFragmentMask) == 0 && headers.skip(size - sizeof ip);
+        return size >= sizeof ip && ip.protocol == kProtocolUdp &&
+               (ip.fragment.value() & kIpv4FragmentMask) == 0 && headers.skip(size - sizeof ip);
     }
 
     // The frame inside is the bytes [begin, end) of this one. Dropped if the NIC wrote less, if

@@ -45,7 +45,10 @@ inline std::optional<LinkHeader> parse_link(HeaderBytes frame) {
     return link;
 }
 
-inline constexpr std::uint8_t kProtocolTcp = 6;  // RFC 790, and below
+inline constexpr std::uint16_t kIpv4Ethertype = 0x0800;     // RFC 894
+inline constexpr std::uint16_t kIpv6Ethertype = 0x86dd;     // RFC 2464 3
+inline constexpr std::uint16_t kIpv4FragmentMask = 0x3fff;  // more fragments, or an offset
+inline constexpr std::uint8_t kProtocolTcp = 6;             // RFC 790, and below
 inline constexpr std::uint8_t kProtocolUdp = 17;
 
 // The network header and what follows it.
@@ -60,8 +63,6 @@ struct NetworkHeader {
 
 namespace header_detail {
 
-inline constexpr std::uint16_t kIpv4Ethertype = 0x0800;
-inline constexpr std::uint16_t kIpv6Ethertype = 0x86dd;
 inline constexpr std::size_t kIpv4Header = 20;  // without options, RFC 791 3.1
 inline constexpr std::size_t kIpv6Header = 40;  // RFC 8200 3
 
@@ -70,7 +71,7 @@ inline std::optional<NetworkHeader> parse_ipv4(HeaderBytes packet) {
     const std::size_t length = std::size_t{4} * (load_u8(packet, 0) & 0xfu);
     if (length < kIpv4Header || length > packet.size()) return std::nullopt;
     // A fragment (offset or MF set) has no transport segment to itself.
-    if ((load_be16(packet, 6) & 0x3fff) != 0) return std::nullopt;
+    if ((load_be16(packet, 6) & kIpv4FragmentMask) != 0) return std::nullopt;
     return NetworkHeader{.protocol = load_u8(packet, 9),
                          .length = static_cast<std::uint16_t>(length)};
 }
@@ -105,9 +106,9 @@ inline std::optional<NetworkHeader> parse_ipv6(HeaderBytes packet) {
 // Nothing: no IP, cut short, or a fragment. `packet` begins behind the link header; at most 64 KiB.
 inline std::optional<NetworkHeader> parse_network(HeaderBytes packet, std::uint16_t ethertype) {
     switch (ethertype) {
-        case header_detail::kIpv4Ethertype:
+        case kIpv4Ethertype:
             return header_detail::parse_ipv4(packet);
-        case header_detail::kIpv6Ethertype:
+        case kIpv6Ethertype:
             return header_detail::parse_ipv6(packet);
         default:
             return std::nullopt;
