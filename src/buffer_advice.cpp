@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace zecorx {
 namespace {
 
@@ -12,19 +14,15 @@ std::uint32_t largest_fitting(std::uint32_t room) {
 
 std::string remedy(const QueueGeometry& geometry, std::uint32_t room, bool mergeable) {
     // Round up where the longest frame fits, segment otherwise.
-    if (room >= geometry.max_frame) {
-        return fmt::format("rxbuf={} would let them land",
-                           QueueGeometry::whole(geometry.max_frame).nic_buffer);
-    }
-    if (largest_fitting(room) == 0) {
+    const bool whole = room >= geometry.max_frame;
+    const std::uint32_t rxbuf =
+        whole ? QueueGeometry::whole(geometry.max_frame).nic_buffer : largest_fitting(room);
+    if (rxbuf == 0) {
         return fmt::format("the NIC's smallest buffer is {} bytes, so only larger buffers help",
                            kNicBufferStep);
     }
-    if (!mergeable) {
-        return "mergeable buffers (mrg_rxbuf=on) with " +
-               fmt::format("rxbuf={} would let them land", largest_fitting(room));
-    }
-    return fmt::format("rxbuf={} would let them land", largest_fitting(room));
+    return fmt::format("{}rxbuf={} would let them land",
+                       whole || mergeable ? "" : "mergeable buffers (mrg_rxbuf=on) with ", rxbuf);
 }
 
 }  // namespace

@@ -93,6 +93,16 @@ void settle(TestHost& host) {
     }
 }
 
+// Frames for a receiveq at `address` start nothing.
+void check_refused(TestHost& host, Liar& liar, const VringAddr& address) {
+    liar.start(address);
+    for (std::uint32_t seq = 0; seq < 64; ++seq) {
+        host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
+    }
+    settle(host);
+    CHECK_FALSE(host.status(0).running);
+}
+
 }  // namespace
 
 TEST_CASE("the control: honest rings set up message by message run") {
@@ -124,12 +134,7 @@ TEST_CASE("rings that are misaligned or run over their region's end are refused"
         SECTION("a descriptor table of which one descriptor lies in the region") {
             address.desc = region.user_addr + region.size - 16;
         }
-        liar.start(address);
-        for (std::uint32_t seq = 0; seq < 64; ++seq) {
-            host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
-        }
-        settle(host);
-        CHECK_FALSE(host.status(0).running);
+        check_refused(host, liar, address);
     }
     require_served(host);
 }
@@ -153,12 +158,7 @@ TEST_CASE("packed rings that are misaligned, leave their region or start outside
             liar.lie_about_base(liar.driver().rx().queue().size() | kPackedWrap);
         }
         SECTION("a base far outside the ring") { liar.lie_about_base(0x7fff); }
-        liar.start(address);
-        for (std::uint32_t seq = 0; seq < 64; ++seq) {
-            host.arrive(make_frame({.dst = host.mac(0), .seq = seq}));
-        }
-        settle(host);
-        CHECK_FALSE(host.status(0).running);
+        check_refused(host, liar, address);
     }
     require_served(host);
 }
