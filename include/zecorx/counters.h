@@ -58,7 +58,7 @@ struct VmCounters {
     Counter tx_bytes;
     Counter zero_copied;
     std::array<Counter, kCopyReasons> copied;
-    Counter moved_bytes;  // by the processor: copied, or moved within the guest's buffers
+    Counter moved_bytes;  // by the processor: copied, or moved within guest memory
     std::array<Counter, kDropReasons> dropped;
     // Bytes behind the header in the last chain that was too short to be posted; 0: none yet.
     std::atomic<std::uint32_t> short_room{0};

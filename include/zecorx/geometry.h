@@ -5,7 +5,7 @@
 //   round up   tell the NIC 2048. Safe exactly while no frame can be longer than the guest's
 //              buffer: F, computed from the port's real configuration;
 //   segment    tell the NIC 1024 and let a frame span several descriptors, each in a guest buffer
-//              of its own. Needs mergeable buffers, and moves what follows the first piece.
+//              of its own. Needs mergeable buffers.
 #pragma once
 
 #include <algorithm>

@@ -25,7 +25,8 @@ struct Cut {
     // wrote all the same: a drop keeps a frame from the driver's stack, it keeps no secret.
     bool drop = false;
     // Bytes taken off the front, less than the first piece has. The rest of that piece moves down,
-    // because the virtio-net header stays where the buffer begins.
+    // because the virtio-net header stays where the buffer begins. The first of several pieces
+    // keeps at least 12 bytes, which go where the second one's buffer begins.
     std::uint32_t front = 0;
     std::uint32_t back = 0;  // bytes taken off the end, less than the last piece has
     // Whether the NIC's verdict on the checksum holds for what remains.

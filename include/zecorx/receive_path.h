@@ -10,8 +10,10 @@
 // makes completion order = ring order = avail order, whatever mixture of copying and zero copy.
 //
 // A frame longer than the NIC's buffers spans several slots, and with MRG_RXBUF as many chains. The
-// NIC leaves room for the header in each, virtio wants it in the first only: what lies in the
-// others is moved down by the header's size. A frame is complete when each of its slots is bound,
+// NIC leaves room for the header in each, virtio wants it in the first only (VIRTIO 5.1.6.4): in
+// the others that room takes the last bytes of the piece before, as many as the header has, and the
+// chain before ends that much earlier. What the chains hold, one behind the other, is the header
+// and the frame, and no piece moves for it. A frame is complete when each of its slots is bound,
 // and all its chains go to the driver in one step.
 //
 // Which chains a frame gets follows from the chains and the frame alone, never from timing: every
@@ -420,13 +422,14 @@ class ReceivePath {
         if (cut.front > 0) trim_front(first, static_cast<std::uint16_t>(cut.front));
     }
 
-    // Whether something is left of the pieces that are cut, if any is.
+    // Whether something is left of the pieces that are cut, if any is; of the first of several as
+    // much as goes to the second one's chain, whether or not it will.
     static bool leaves_bytes(const Cut& cut, const Slot& first, const Slot& last) {
         if (&first == &last) {
             const std::uint64_t both = std::uint64_t{cut.front} + cut.back;
             return both == 0 || both < first.length;
         }
-        return (cut.front == 0 || cut.front < first.length) &&
+        return (cut.front == 0 || std::uint64_t{cut.front} + kHeaderSize <= first.length) &&
                (cut.back == 0 || cut.back < last.length);
     }
 
@@ -485,7 +488,7 @@ class ReceivePath {
     void finish_front(Ring& ring, std::uint32_t bound, bool fits) {
         const std::uint32_t count = slot(complete_).frame_pieces;
         const bool drop = dropped(slot(complete_));
-        const bool placed = fits && !drop && fits_bound(bound);
+        const bool placed = fits && !drop && fits_bound(bound) && divisible();
         if (placed) {
             place(bound, count);
         } else if (!drop) {
@@ -517,7 +520,17 @@ class ReceivePath {
         return true;
     }
 
-    // REQUIRES: everything fits.
+    // Whether each piece of the front frame but the last has the bytes that go to the chain of the
+    // next. The NIC fills every buffer but a frame's last, so one that has not is an error of its.
+    bool divisible() {
+        for (std::uint32_t i = 0; i + 1 < slot(complete_).frame_pieces; ++i) {
+            if (slot(complete_ + i).length < header_size_) [[unlikely]]
+                return false;
+        }
+        return true;
+    }
+
+    // REQUIRES: everything fits, and the frame is divisible().
     void place(std::uint32_t bound, std::uint32_t count) {
         // Gathered chains beyond a frame that is bound wait for a later one.
         const bool gathered = bound < count;
@@ -545,17 +558,49 @@ class ReceivePath {
     bool place_bound(std::uint32_t i, std::uint16_t num_buffers) {
         const Slot& piece = slot(complete_ + i);
         if (piece.kind == Kind::kHost) {
-            Scatter to{pieces(complete_ + i, piece.piece_count)};
-            if (i == 0) put_header(to, num_buffers);
-            put_data(to, piece);
+            put_pieces(Scatter{pieces(complete_ + i, piece.piece_count)}, i, i + 1, num_buffers);
             return true;
         }
         if (i == 0) {
             write_header(piece.header, header_size_, piece.flags, num_buffers);
         } else {
-            move_down(piece);
+            const Carried carried = carried_to(i);
+            std::memcpy(piece.header, carried.data(), carried.size());
+            counters_.moved_bytes.add(carried.size());
         }
         return false;
+    }
+
+    // What the guest may see of what the NIC wrote for piece `i` of the front frame.
+    std::span<const std::byte> data_of(std::uint32_t i) {
+        const Slot& piece = slot(complete_ + i);
+        return {Buffers::data(piece.buffer) + front(piece), piece.length};
+    }
+
+    // What begins the chain of piece `i` in the header's place: the last bytes of the piece before.
+    // By value, because a hostile driver's chains may overlap. Only with MRG_RXBUF does a frame
+    // span chains, and then this is the header's size. REQUIRES: i > 0.
+    using Carried = std::array<std::byte, kHeaderSize>;
+    Carried carried_to(std::uint32_t i) {
+        Carried carried;
+        std::ranges::copy(data_of(i - 1).last(kHeaderSize), carried.begin());
+        return carried;
+    }
+
+    // Copies what the chains of pieces [first, last) of the front frame hold: bytes_of() them.
+    void put_pieces(Scatter to, std::uint32_t first, std::uint32_t last,
+                    std::uint16_t num_buffers) {
+        if (first == 0) {
+            put_header(to, num_buffers);
+        } else {
+            put_data(to, carried_to(first));
+        }
+        for (; first < last; ++first) {
+            std::span<const std::byte> data = data_of(first);
+            const bool carries = first + 1 == last && last < slot(complete_).frame_pieces;
+            if (carries) data = data.first(data.size() - kHeaderSize);
+            put_data(to, data);
+        }
     }
 
     void put_header(Scatter& to, std::uint16_t num_buffers) {
@@ -564,24 +609,9 @@ class ReceivePath {
         to.put({header, header_size_});
     }
 
-    void put_data(Scatter& to, const Slot& piece) {
-        to.put({Buffers::data(piece.buffer) + front(piece), piece.length});
-        counters_.moved_bytes.add(piece.length);
-    }
-
-    // Only a frame's first chain begins with a header (VIRTIO 5.1.6.4): the others' data moves
-    // down to where they begin.
-    void move_down(const Slot& piece) {
-        std::byte* data = Buffers::data(piece.buffer);
-        counters_.moved_bytes.add(piece.length);
-        if (data == piece.header + header_size_) [[likely]] {
-            std::memmove(piece.header, data, piece.length);
-            return;
-        }
-        // The room for the header is a buffer of its own.
-        const std::uint32_t split = std::min<std::uint32_t>(header_size_, piece.length);
-        std::memcpy(piece.header, data, split);
-        std::memmove(data, data + split, piece.length - split);
+    void put_data(Scatter& to, std::span<const std::byte> data) {
+        to.put(data);
+        counters_.moved_bytes.add(data.size());
     }
 
     template <DeviceRing Ring>
@@ -596,9 +626,10 @@ class ReceivePath {
         counters_.rx_bytes.add(length);
     }
 
-    // Bytes of the front frame's pieces [first, last), with the header if that is among them.
+    // Bytes that the chains of the front frame's pieces [first, last) hold: each begins with as
+    // much, header or carried, as it leaves to the next, and the last leaves nothing.
     std::uint32_t bytes_of(std::uint32_t first, std::uint32_t last) {
-        std::uint32_t bytes = first == 0 ? header_size_ : 0;
+        std::uint32_t bytes = last == slot(complete_).frame_pieces ? header_size_ : 0;
         for (; first < last; ++first) bytes += slot(complete_ + first).length;
         return bytes;
     }
@@ -677,10 +708,7 @@ class ReceivePath {
         const std::uint32_t step = pieces_together(count);
         std::size_t chain = 0;
         for (std::uint32_t i = bound; i < count; i += step) {
-            Scatter to{gathered_.pieces_from(chain)};
-            if (i == 0) put_header(to, num_buffers);
-            for (std::uint32_t part = 0; part < step; ++part)
-                put_data(to, slot(complete_ + i + part));
+            put_pieces(Scatter{gathered_.pieces_from(chain)}, i, i + step, num_buffers);
             chain = gathered_.allot(chain, bytes_of(i, i + step));
         }
     }

@@ -52,7 +52,7 @@ FakeGuest connect(std::size_t vm, FakeMemory& memory, RxLayout layout,
                   std::uint64_t features = kMergeable) {
     FakeGuest guest = TestHost::instance().connect(
         vm, memory, {.rx_size = 1024, .layout = std::move(layout)}, wanting(features));
-    // Pieces that move down leave their last bytes where they landed.
+    // The last bytes of a piece stay where they landed though the next one's buffer has them.
     guest.net.rx().tolerate_scratch(net_header_size(features));
     guest.net.refill();
     return guest;

@@ -1,10 +1,11 @@
 // What a receive queue must do with each frame, told by a backend that copies and knows no timing.
 //
 // It shares no code with the receive path: it reads the driver's rings itself and places frames by
-// the rule alone. A frame is cut into pieces as the NIC cuts it. With MRG_RXBUF every piece, the
-// first with the header in front, takes the next chains until they hold it, each filled before the
-// next, and never shares one. Without, the frame takes one chain. A frame that can never be placed
-// is dropped, and the chains it took return empty.
+// the rule alone. The NIC cuts a frame into pieces. With MRG_RXBUF header and frame together are
+// cut into as many portions, each as long as the NIC's buffer but the last, which has what is left.
+// Every portion takes the next chains until they hold it, each filled before the next, and never
+// shares one. Without, the frame takes one chain. A frame that can never be placed is dropped, and
+// the chains it took return empty.
 #pragma once
 
 #include <algorithm>
@@ -223,7 +224,7 @@ class CopyingReference {
         std::uint32_t short_run = 0;
         std::uint32_t descriptors = 0;
         std::uint32_t longest = 0;  // of the chains, in descriptors
-        for (std::uint32_t rest : piece_lengths(frame)) {
+        for (std::uint32_t rest : portions(frame)) {
             while (rest > 0) {
                 const std::size_t next = placement.lengths.size();
                 const bool never =
@@ -247,13 +248,11 @@ class CopyingReference {
         return {false, std::vector<std::uint32_t>(tried.lengths.size())};
     }
 
-    // Bytes of each piece, the header with the first.
-    std::vector<std::uint32_t> piece_lengths(const Waiting& frame) const {
-        std::vector<std::uint32_t> lengths;
-        auto rest = static_cast<std::uint32_t>(frame.bytes.size());
-        for (; rest > 0; rest -= lengths.back())
-            lengths.push_back(std::min(rest, setup_.nic_buffer));
-        lengths.front() += setup_.header_size;
+    // Bytes of each portion of header and frame.
+    std::vector<std::uint32_t> portions(const Waiting& frame) const {
+        std::vector<std::uint32_t> lengths(pieces(frame), setup_.nic_buffer);
+        const auto whole = static_cast<std::uint32_t>(setup_.header_size + frame.bytes.size());
+        lengths.back() = whole - (pieces(frame) - 1) * setup_.nic_buffer;
         return lengths;
     }
 

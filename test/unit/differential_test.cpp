@@ -306,8 +306,8 @@ class Run {
         coverage_.stopped += reference_.stopped();
     }
 
-    // Bytes past used.len the device may have written to (VIRTIO 2.7.8.2): what was moved down
-    // leaves as much behind, and what was lost leaves all that the NIC wrote.
+    // Bytes past used.len the device may have written to (VIRTIO 2.7.8.2): what goes to
+    // the next chain stays behind as well, and what was lost leaves all that the NIC wrote.
     void tolerate(std::uint32_t bytes) { driver().rx().tolerate_scratch(bytes); }
     void tolerate_all() { tolerate(1U << 24); }
 

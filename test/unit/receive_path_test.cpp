@@ -474,9 +474,8 @@ constexpr QueueGeometry kJumboSegments{PortGeometry{9000}.max_frame(true), 1024}
 // used.len of a frame of `size` bytes, cut by `nic_buffer` into chains that each hold a piece.
 std::vector<std::uint32_t> piece_lengths(std::uint32_t size, std::uint32_t nic_buffer) {
     std::vector<std::uint32_t> lengths;
-    for (; size > 0; size -= std::min(size, nic_buffer))
-        lengths.push_back(std::min(size, nic_buffer));
-    lengths.front() += kHeaderSize;
+    for (; size > nic_buffer; size -= nic_buffer) lengths.push_back(nic_buffer);
+    lengths.push_back(size + kHeaderSize);
     return lengths;
 }
 
@@ -488,8 +487,8 @@ RxLayout header_apart(std::uint32_t length) {
 
 }  // namespace
 
-TEST_CASE("a segmented frame lands in a chain for each piece, moved down but for the first") {
-    const std::uint32_t size = GENERATE(1024u, 1025u, 2048u, 9014u, 9018u);
+TEST_CASE("a segmented frame lands in a chain for each piece, and only header sizes of it move") {
+    const std::uint32_t size = GENERATE(1024u, 1025u, 1036u, 2048u, 2049u, 9014u, 9018u);
     const RxLayout layout =
         GENERATE(RxLayout::single(1024), header_apart(1024), RxLayout::linux_mergeable());
     CAPTURE(size, layout.name());
@@ -507,7 +506,7 @@ TEST_CASE("a segmented frame lands in a chain for each piece, moved down but for
     CHECK(frames[0].used_lens == piece_lengths(size, 1024));
     CHECK(frames[0].header.num_buffers == (size + 1023) / 1024);
     CHECK(bed.delivered_by_dma() == 1);
-    CHECK(bed.counters().moved_bytes.get() == size - 1024);
+    CHECK(bed.counters().moved_bytes.get() == kHeaderSize * ((size - 1) / 1024));
     require_clean(bed);
 }
 
@@ -549,7 +548,8 @@ TEST_CASE("a driver that starves inside a frame gets the rest of it copied") {
     CHECK(sequence_of(frames) == std::vector<std::uint32_t>{1});
     CHECK(frames[0].used_lens == piece_lengths(9014, 1024));
     CHECK(bed.copied(CopyReason::kStarved) == 1);
-    CHECK(bed.counters().moved_bytes.get() == 9014 - 1024);
+    // Three chains were posted to the NIC; what is copied begins with the third one's last bytes.
+    CHECK(bed.counters().moved_bytes.get() == 2 * kHeaderSize + kHeaderSize + 9014 - 3 * 1024);
     require_clean(bed);
 }
 
@@ -572,10 +572,43 @@ TEST_CASE("a piece that meets a short chain fills it and goes on in the next") {
 
     const auto frames = bed.driver().receive();
     CHECK(sequence_of(frames) == std::vector<std::uint32_t>{1, 2});
-    CHECK(frames[0].used_lens == std::vector<std::uint32_t>{1036, 1024, 600, 424, 1024});
+    CHECK(frames[0].used_lens == std::vector<std::uint32_t>{1024, 1024, 600, 424, 1036});
     CHECK(frames[0].header.num_buffers == 5);
     CHECK(bed.copied(CopyReason::kSmall) == 1);
     require_clean(bed);
+}
+
+TEST_CASE(
+    "a piece the NIC filled with less than the next one's chain begins with costs the frame") {
+    const bool posted_late = GENERATE(false, true);
+    const std::uint32_t length = GENERATE(0u, 11u, 12u);
+    FakeMemory memory(16_MiB);
+    VmCounters counters;
+    std::vector<FakeBuffer> buffers(4);
+    std::array<std::byte, 1024> room{};
+    for (FakeBuffer& buffer : buffers) buffer.room = room;
+    ReceivePath<FakeBuffers> path(4, {.geometry = kJumboSegments, .pending_cap = 4}, counters);
+    for (FakeBuffer& buffer : buffers) path.give_back(&buffer);
+    NetDriver driver(memory, {.layout = RxLayout::single(1024)});
+    driver.rx().tolerate_scratch();
+    if (!posted_late) driver.refill();
+    const DeviceView view(memory);
+    path.attach(view.ring(driver.receiveq(), memory), view.guest(),
+                kFeatureVersion1 | kFeatureNetMrgRxbuf);
+    std::array<void*, 3> posted{};
+    REQUIRE(path.dequeue(posted, Refill::kMustSupply));
+    if (posted_late) driver.refill();
+
+    path.returned(posted[0], {.length = 1024, .end_of_frame = false});
+    path.returned(posted[1], {.length = length, .end_of_frame = false});
+    path.returned(posted[2], {.length = 100});
+    CHECK(path.complete() == 1);
+
+    const bool whole = length >= kHeaderSize;
+    CHECK(driver.receive().size() == (whole ? 1 : 0));
+    CHECK(counters.dropped[static_cast<std::size_t>(DropReason::kTooBig)].get() == (whole ? 0 : 1));
+    CHECK(driver.rx().empty_completions() == (whole ? 0 : 3));
+    CHECK_FALSE(path.broken());
 }
 
 TEST_CASE("in a segmented queue a driver that merges none gets frames that fit one buffer") {
