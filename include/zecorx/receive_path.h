@@ -53,6 +53,7 @@
 #include <vector>
 
 #include "zecorx/any_ring.h"
+#include "zecorx/bound_pieces.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
 #include "zecorx/geometry.h"
@@ -90,8 +91,7 @@ class ReceivePath {
           counters_(counters),
           hook_(std::move(hook)),
           mask_(std::bit_ceil(buffers) - 1),
-          slots_(mask_ + 1),
-          pieces_(std::make_unique<Piece[]>((mask_ + 1) * Chain::kMaxPieces)) {
+          slots_(mask_ + 1) {
         idle_.reserve(buffers);
     }
 
@@ -121,6 +121,7 @@ class ReceivePath {
     std::uint16_t detach() {
         drop_pending();
         complete_ = returned_ = bound_ = posted_ = 0;
+        bound_pieces_.clear();
         gathered_.clear();
         memory_ = nullptr;
         return std::visit(
@@ -196,12 +197,12 @@ class ReceivePath {
     struct Slot {
         void* buffer = nullptr;
         std::byte* header = nullptr;    // G: where the chain begins; guest memory
-        std::uint32_t capacity = 0;     // bound H: bytes of the chain, header included
+        std::uint32_t first_piece = 0;  // bound H: where its chain's are in bound_pieces_
         Head head;                      // no entries: bound to no chain, because of a dropped frame
         std::uint16_t length = 0;       // bytes the NIC wrote, once returned
         std::uint8_t index = 0;         // of this piece in its frame
         std::uint8_t frame_pieces = 0;  // first piece: how many there are
-        std::uint8_t piece_count = 0;   // bound H: buffers of the chain to copy to
+        std::uint8_t piece_count = 0;   // H: how many there are; 0: bound to no chain
         std::uint8_t flags = 0;         // first piece: of the virtio-net header
         Kind kind = Kind::kHost;
         CopyReason reason = CopyReason::kStarved;
@@ -220,11 +221,11 @@ class ReceivePath {
     }
 
     Slot& slot(std::uint32_t cursor) { return slots_[cursor & mask_]; }
-    std::span<Piece> pieces(std::uint32_t cursor, std::size_t count) {
-        return {&pieces_[(cursor & mask_) * Chain::kMaxPieces], count};
-    }
 
     // --- Binding ---
+
+    // A frame at the front finds room, whatever is bound to its own first slots.
+    static_assert(BoundPieces::kRoom >= (kMaxFrameDescriptors + 1) * Chain::kMaxPieces);
 
     // Whether chains may be bound to slots: nothing is broken and no short chain is in the way.
     bool binding() const { return attached() && !broken_ && binds_ahead_ && gathered_.empty(); }
@@ -279,6 +280,7 @@ class ReceivePath {
         Buffers::aim_at_host(next.buffer);
         next.kind = Kind::kHost;
         next.header = nullptr;
+        next.piece_count = 0;
     }
 
     // The chain just taken goes to the slot being posted: zero copy if it can take any piece.
@@ -298,19 +300,29 @@ class ReceivePath {
 
     // REQUIRES: the slot is the one at bound_.
     void bind_host(Slot& oldest, CopyReason reason) {
-        const std::span<const Piece> from = chain_.pieces();
-        std::ranges::copy(from, pieces(bound_, from.size()).begin());
-        oldest.piece_count = static_cast<std::uint8_t>(from.size());
-        oldest.capacity = chain_.capacity();
+        const std::span<const Piece> to = reachable();
+        oldest.first_piece = bound_pieces_.add(to);
+        oldest.piece_count = static_cast<std::uint8_t>(to.size());
         oldest.head = head_;
         oldest.reason = reason;
+    }
+
+    // Those pieces of chain_ that what the NIC writes to one buffer can reach.
+    std::span<const Piece> reachable() const {
+        const std::uint32_t most = header_size_ + limits_.geometry.piece();
+        const std::span<const Piece> all = chain_.pieces();
+        std::size_t count = 0;
+        for (std::uint32_t bytes = 0; bytes < most && count < all.size(); ++count)
+            bytes = saturating_sum(bytes, all[count].length);
+        return all.first(count);
     }
 
     // Acquires the next chain of the avail ring into chain_ and head_, to be bound to one slot.
     // False: there is none, or none that may be.
     template <DeviceRing Ring>
     bool take_chain(Ring& ring) {
-        if (!binding() || ring.available() == 0 || !acquire_chain(ring)) return false;
+        if (!binding() || ring.available() == 0 || !bound_pieces_.has_room()) return false;
+        if (!acquire_chain(ring)) return false;
         if (mergeable_ && chain_.capacity() < header_size_ + limits_.geometry.piece())
             [[unlikely]] {
             gathered_.add(head_, chain_);
@@ -385,7 +397,7 @@ class ReceivePath {
         if (arriving_ == 0) return;
         for (std::uint32_t i = 0; i < arriving_; ++i) {
             slot(returned_ + i).kind = Kind::kHost;
-            slot(returned_ + i).capacity = 0;
+            slot(returned_ + i).piece_count = 0;
         }
         line_up();
     }
@@ -460,12 +472,16 @@ class ReceivePath {
     bool complete_front(Ring& ring) {
         Slot& front = slot(complete_);
         const std::uint32_t count = front.frame_pieces;
-        const std::uint32_t bound = std::min(bound_ - complete_, count);
+        std::uint32_t bound = std::min(bound_ - complete_, count);
         if (bound == 1 && count == 1 && front.kind == Kind::kGuest && !dropped(front)) [[likely]] {
             finish_single(ring, front);
             return true;
         }
         bool fits = true;
+        if (bound < count) {
+            bind(ring);  // the frames before may have taken all of bound_pieces_
+            bound = std::min(bound_ - complete_, count);
+        }
         if (bound < count && !gather_for_front(ring, bound, fits)) return false;
         finish_front(ring, bound, fits);
         return true;
@@ -497,6 +513,8 @@ class ReceivePath {
         for (std::uint32_t i = 0; i < count; ++i) {
             Slot& piece = slot(complete_ + i);
             if (i >= bound) piece.head = {};
+            if (piece.kind == Kind::kHost && piece.piece_count > 0)
+                bound_pieces_.free(piece.first_piece, piece.piece_count);
             release(ring, piece, placed ? bytes_of(i, i + 1) : 0);
         }
         complete_ += count;
@@ -515,9 +533,20 @@ class ReceivePath {
         if (!mergeable_ && bound > 0 && slot(complete_).frame_pieces > 1) return false;
         for (std::uint32_t i = 0; i < bound; ++i) {
             const Slot& piece = slot(complete_ + i);
-            if (piece.kind == Kind::kHost && bytes_of(i, i + 1) > piece.capacity) return false;
+            if (piece.kind == Kind::kHost && bytes_of(i, i + 1) > capacity(piece)) return false;
         }
         return true;
+    }
+
+    std::span<const Piece> chain_of(const Slot& piece) const {
+        return bound_pieces_.at(piece.first_piece, piece.piece_count);
+    }
+
+    // Bytes a bound H's chain holds, header included, as far as they are reachable().
+    std::uint32_t capacity(const Slot& piece) const {
+        std::uint32_t bytes = 0;
+        for (const Piece& to : chain_of(piece)) bytes = saturating_sum(bytes, to.length);
+        return bytes;
     }
 
     // Whether each piece of the front frame but the last has the bytes that go to the chain of the
@@ -558,7 +587,7 @@ class ReceivePath {
     bool place_bound(std::uint32_t i, std::uint16_t num_buffers) {
         const Slot& piece = slot(complete_ + i);
         if (piece.kind == Kind::kHost) {
-            put_pieces(Scatter{pieces(complete_ + i, piece.piece_count)}, i, i + 1, num_buffers);
+            put_pieces(Scatter{chain_of(piece)}, i, i + 1, num_buffers);
             return true;
         }
         if (i == 0) {
@@ -747,17 +776,11 @@ class ReceivePath {
             freed += count;
         }
         for (std::uint32_t at = returned_; at != complete_ + freed; --at) {
-            move_slot(at - 1 - freed, at - 1);
+            slot(at - 1) = slot(at - 1 - freed);
         }
         complete_ += freed;
         bound_ += freed;
         counters_.drop(broken_ ? DropReason::kBroken : DropReason::kNoBuffer, frames);
-    }
-
-    void move_slot(std::uint32_t from, std::uint32_t to) {
-        slot(to) = slot(from);
-        const std::span<const Piece> bound_to = pieces(from, slot(from).piece_count);
-        std::ranges::copy(bound_to, pieces(to, bound_to.size()).begin());
     }
 
     void set_broken(RingError error) {
@@ -789,7 +812,7 @@ class ReceivePath {
 
     const std::uint32_t mask_;
     std::vector<Slot> slots_;
-    std::unique_ptr<Piece[]> pieces_;
+    BoundPieces bound_pieces_;
     std::vector<void*> idle_;  // capacity reserved for every buffer: never grows
     Chain chain_;
     GatheredChains gathered_;  // not empty: a short chain is at the front of the avail ring

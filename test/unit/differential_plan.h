@@ -95,6 +95,17 @@ inline RxLayout random_pieces(std::uint32_t seed, std::uint32_t most_bytes) {
             }};
 }
 
+// Chains of forty pieces, all of which the longest frame reaches.
+inline RxLayout many_pieces(std::uint32_t most_bytes) {
+    return {"many_pieces " + std::to_string(most_bytes),
+            [most_bytes](FakeMemory& memory, std::uint32_t header, std::size_t) {
+                RxBufferBuilder builder(memory);
+                for (int n = 0; n < 40; ++n) builder.piece((header + most_bytes + 39) / 40);
+                return builder.build();
+            },
+            MrgRxbuf::kAny, DescForm::kIndirect};
+}
+
 // The header apart, and room for `len` bytes behind it.
 inline RxLayout header_apart(std::uint32_t len) {
     return {"header_apart " + std::to_string(len),
@@ -143,6 +154,7 @@ inline std::vector<RxLayout> layouts_for(const Plan& plan, Dice& dice) {
         all.push_back(RxLayout::tiny(length));
     for (const std::uint32_t most : {200U, 1200U, piece + 200})
         all.push_back(random_pieces(dice.below(1U << 30), most));
+    all.push_back(many_pieces(piece));
     return all;
 }
 

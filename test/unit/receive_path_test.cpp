@@ -730,6 +730,82 @@ TEST_CASE("the size gate is what the NIC may write to one buffer, to the byte") 
     require_clean(bed);
 }
 
+// --- Chains of many pieces ---
+
+namespace {
+
+// The longest frame reaches all forty pieces.
+RxLayout forty_pieces() {
+    return {"forty pieces",
+            [](FakeMemory& memory, std::uint32_t, std::size_t) {
+                const std::vector<std::uint32_t> all_but_one(39, 39);
+                return RxBufferBuilder(memory).packed(40 * 39, all_but_one).build();
+            },
+            MrgRxbuf::kAny, DescForm::kIndirect};
+}
+
+ReceiveBedOptions many_pieces(PmdMode pmd, std::uint64_t features) {
+    return {.driver = {.features = kFeatureVersion1 | kFeatureIndirectDesc | features,
+                       .rx_size = 1024,
+                       .layout = forty_pieces()},
+            .pmd = pmd};
+}
+
+}  // namespace
+
+TEST_CASE("chains of many pieces serve a full FIFO, though only some of them can be bound") {
+    const PmdMode pmd = GENERATE(PmdMode::kVector, PmdMode::kBulk, PmdMode::kScalar);
+    const std::uint64_t features = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf});
+    FakeMemory memory(64_MiB);
+    ReceiveBed bed(memory, many_pieces(pmd, features));
+    bed.driver().refill();
+    bed.start();
+    std::uint32_t sent = 0;
+    std::vector<std::uint32_t> received;
+    const auto exchange = [&] {
+        // As many as the NIC has buffers for.
+        while (bed.arrive(frame_of(sent, 60 + sent * 11 % 1455))) ++sent;
+        for (int poll = 0; poll < 20; ++poll) bed.poll();
+        for (const std::uint32_t number : sequence_of(bed.driver().receive()))
+            received.push_back(number);
+        CHECK(received.size() == sent);
+    };
+    for (int round = 0; round < 12; ++round) {
+        exchange();
+        if (round == 6) {
+            bed.stop();
+            bed.start();
+        }
+    }
+    CHECK(sent >= 12 * 64);
+    CHECK(std::ranges::is_sorted(received));
+    CHECK(bed.delivered_by_dma() == 0);
+
+    bed.driver().rx().set_layout(RxLayout::dpdk());
+    for (int round = 0; round < 40; ++round) exchange();
+    const std::uint64_t before = bed.delivered_by_dma();
+    const std::uint32_t sent_before = sent;
+    exchange();
+    CHECK(bed.delivered_by_dma() - before == sent - sent_before);
+    require_clean(bed);
+}
+
+TEST_CASE("all frames that waited for a driver go to its chains of many pieces in one poll") {
+    FakeMemory memory(64_MiB);
+    ReceiveBed bed(memory, many_pieces(PmdMode::kVector, kFeatureNetMrgRxbuf));
+    bed.start();
+    while (bed.arrive(frame_of(0, 1514))) continue;
+    for (int poll = 0; poll < 20; ++poll) bed.poll();
+    CHECK(bed.path().pending() == 256);
+
+    bed.driver().refill();
+    CHECK(bed.poll() == 256);
+
+    CHECK(bed.path().pending() == 0);
+    CHECK(bed.driver().receive().size() == 256);
+    require_clean(bed);
+}
+
 TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {
     const PmdMode pmd = GENERATE(PmdMode::kVector, PmdMode::kBulk, PmdMode::kScalar);
     const std::uint32_t seed = GENERATE(range(1u, 13u));
