@@ -96,6 +96,26 @@ TEST_CASE("a buffer takes DMA exactly when it holds the longest frame") {
     require_clean(bed);
 }
 
+TEST_CASE("the longest frame is copied as far as its last byte, which has a piece of its own") {
+    const std::uint64_t merge = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf});
+    const std::uint32_t f = PortGeometry{}.max_frame(true);
+    const RxLayout layout(
+        "the last byte apart", [f](FakeMemory& memory, std::uint32_t header, std::size_t) {
+            return RxBufferBuilder(memory).piece(header + f - 1).piece(1).piece(100).build();
+        });
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.features = kFeatureVersion1 | merge, .layout = layout}});
+    bed.driver().refill();
+    bed.start();
+
+    REQUIRE(bed.arrive(make_frame({.seq = 1, .size = f, .vlan = 5})));
+    bed.poll();
+
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1});
+    CHECK(bed.copied(CopyReason::kSmall) == 1);
+    require_clean(bed);
+}
+
 TEST_CASE("a buffer that is not contiguous for the device is copied and counted") {
     FakeMemory memory(16_MiB);
     ReceiveBed bed(memory, {.driver = {.layout = RxLayout::page_crossing()},
@@ -787,6 +807,38 @@ TEST_CASE("chains of many pieces serve a full FIFO, though only some of them can
     const std::uint32_t sent_before = sent;
     exchange();
     CHECK(bed.delivered_by_dma() - before == sent - sent_before);
+    require_clean(bed);
+}
+
+TEST_CASE("a frame in short chains takes no room from the chains of many pieces around it") {
+    FakeMemory memory(64_MiB);
+    ReceiveBed bed(memory, many_pieces(PmdMode::kScalar, kFeatureNetMrgRxbuf));
+    NetReceiver& rx = bed.driver().rx();
+    bed.driver().refill();
+    bed.start();
+    std::uint32_t sent = 0;
+    std::vector<std::uint32_t> received;
+    const auto exchange = [&] {
+        while (bed.arrive(frame_of(sent, 1514))) ++sent;
+        for (int poll = 0; poll < 20; ++poll) bed.poll();
+        for (const std::uint32_t number : sequence_of(bed.driver().receive()))
+            received.push_back(number);
+    };
+    // Slots that were bound before are posted again with no chain for them.
+    for (int round = 0; round < 4; ++round) exchange();
+    rx.set_refill_threshold(NetReceiver::kRefillFrozen);
+    for (int round = 0; round < 3; ++round) exchange();
+    REQUIRE(bed.path().pending() > 0);
+
+    rx.set_layout(RxLayout::tiny(512));
+    rx.refill(3);
+    rx.set_layout(forty_pieces());
+    rx.refill();
+    const std::uint64_t before = bed.counters().rx_packets.get();
+    exchange();
+    CHECK(bed.counters().rx_packets.get() - before > 200);
+    CHECK(received.size() == bed.counters().rx_packets.get());
+    CHECK(std::ranges::count(received, 0xffffffff) == 0);
     require_clean(bed);
 }
 
