@@ -13,6 +13,7 @@
 //                              src=MAC      source
 //                              rate=PPS     frames a second; 0, the default, is as fast as possible
 //                              count=N      stop after N frames; 0, the default, never
+//                              start=FILE   nothing before this file exists
 //                              vlan=ID      802.1Q tag, 4 bytes of the size
 //
 // Thread rule: one thread at a time.

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -19,6 +21,7 @@ struct GeneratorOptions {
     std::uint64_t rate = 0;
     std::uint64_t count = 0;
     std::optional<std::uint16_t> vlan;
+    std::string start_file;  // empty: start at once
 };
 
 std::runtime_error option_error(std::string_view key, std::string_view value,
@@ -60,9 +63,11 @@ void set_option(GeneratorOptions& options, std::string_view key, std::string_vie
         options.count = parse_number(key, value, 0, kAny);
     } else if (key == "vlan") {
         options.vlan = static_cast<std::uint16_t>(parse_number(key, value, 0, 4095));
+    } else if (key == "start" && !value.empty()) {
+        options.start_file = value;
     } else {
         throw std::runtime_error("generator wire: unknown key '" + std::string(key) +
-                                 "'; known are size, dst, src, rate, count and vlan");
+                                 "'; known are size, dst, src, rate, count, vlan and start=FILE");
     }
 }
 
@@ -97,13 +102,16 @@ Frame build_frame(const GeneratorOptions& options, const MacAddress& destination
 class GeneratorWire : public Wire {
   public:
     explicit GeneratorWire(const GeneratorOptions& options)
-        : rate_(options.rate), left_(options.count == 0 ? ~std::uint64_t{0} : options.count) {
+        : start_file_(options.start_file),
+          rate_(options.rate),
+          left_(options.count == 0 ? ~std::uint64_t{0} : options.count) {
         for (const MacAddress& destination : options.destinations) {
             templates_.push_back(build_frame(options, destination));
         }
     }
 
     void receive(unsigned max, std::vector<Frame>& frames) override {
+        if (!started()) return;
         const std::uint64_t due = std::min<std::uint64_t>({max, left_, allowed()});
         for (std::uint64_t i = 0; i < due; ++i) {
             frames.push_back(templates_[next_]);
@@ -116,7 +124,16 @@ class GeneratorWire : public Wire {
     void send(FrameView) override {}
 
   private:
-    // How many frames the rate still permits. The clock starts with the first call.
+    // Whoever counts frames creates the file when everything behind the port is ready for them.
+    bool started() {
+        if (start_file_.empty()) return true;
+        if (::access(start_file_.c_str(), F_OK) != 0) return false;
+        start_file_.clear();
+        return true;
+    }
+
+    // How many frames the rate still permits. The clock starts with the first call
+    // after the start.
     std::uint64_t allowed() {
         if (rate_ == 0) return ~std::uint64_t{0};
         const Clock::time_point now = Clock::now();
@@ -127,6 +144,7 @@ class GeneratorWire : public Wire {
         return scheduled > sent_ ? scheduled - sent_ : 0;
     }
 
+    std::string start_file_;  // empty once it has been seen
     std::vector<Frame> templates_;
     std::size_t next_ = 0;
     std::uint64_t rate_;

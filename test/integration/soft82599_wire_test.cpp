@@ -3,6 +3,7 @@
 #include <catch2/catch_test_macros.hpp>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 
@@ -66,6 +67,17 @@ TEST_CASE("a rate bounds what a generator sends at once", "[soft82599]") {
     CHECK(pull(*wire, 32).empty());  // the first frame is due after a second
 }
 
+TEST_CASE("a generator told to wait for a file starts when it exists", "[soft82599]") {
+    const TemporaryDirectory directory;
+    const std::string file = directory.file("start");
+    const auto wire = make_wire("gen:count=5,start=" + file, kPortMac);
+    CHECK(pull(*wire, 32).empty());
+    std::ofstream(file).close();
+    CHECK(pull(*wire, 3).size() == 3);
+    std::filesystem::remove(file);
+    CHECK(pull(*wire, 32).size() == 2);
+}
+
 TEST_CASE("what is sent to a capture can be received from it", "[soft82599]") {
     const TemporaryDirectory directory;
     const std::string path = directory.file("out.pcap");
@@ -85,9 +97,9 @@ TEST_CASE("what is sent to a capture can be received from it", "[soft82599]") {
 }
 
 TEST_CASE("wires that make no sense are refused", "[soft82599]") {
-    for (const char* spec :
-         {"rope", "gen:size=63", "gen:size=99999", "gen:dst=x", "gen:speed=1", "gen:vlan=4096",
-          "gen:size", "tap:", "tap:a-name-that-is-too-long", "tap:a,b", "pcap:/nonexistent"}) {
+    for (const char* spec : {"rope", "gen:size=63", "gen:size=99999", "gen:dst=x", "gen:speed=1",
+                             "gen:vlan=4096", "gen:size", "gen:start=", "tap:",
+                             "tap:a-name-that-is-too-long", "tap:a,b", "pcap:/nonexistent"}) {
         INFO(spec);
         CHECK_THROWS_AS(make_wire(spec, kPortMac), std::runtime_error);
     }
