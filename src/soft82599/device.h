@@ -57,6 +57,8 @@ class Device {
     void set_link(bool up);
     bool link_up() const { return link_up_; }
 
+    void write_past_cache(bool on) { dma_.write_past_cache(on); }
+
     RxQueue& rx_queue(unsigned index) { return rx_.queue(index); }
     const PortCounters& counters() const { return counters_; }
 

@@ -1,5 +1,6 @@
 #include "dma_engine.h"
 
+#include <emmintrin.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,6 +19,14 @@ std::uint64_t* descriptor_words(std::span<std::byte> memory) {
     if (memory.size() < sizeof(Descriptor)) return nullptr;
     auto* words = reinterpret_cast<std::uint64_t*>(memory.data());
     return std::bit_cast<std::uintptr_t>(words) % alignof(std::uint64_t) == 0 ? words : nullptr;
+}
+
+constexpr std::size_t kCacheLine = 64;
+
+void evict(std::span<const std::byte> memory) {
+    for (std::size_t at = 0; at < memory.size(); at += kCacheLine) _mm_clflush(&memory[at]);
+    _mm_clflush(&memory.back());  // a line that the steps may have missed
+    _mm_mfence();
 }
 
 // Calls visit(piece) for each page piece of the range; false if a piece is not mapped.
@@ -50,10 +59,11 @@ bool DmaEngine::read(std::uint64_t iova, std::span<std::byte> into, const char* 
 bool DmaEngine::write(std::uint64_t iova, std::span<const std::byte> from, const char* what) {
     auto in = from.begin();
     const bool mapped =
-        for_each_piece(*space_, iova, from.size(), [&in](std::span<std::byte> piece) {
+        for_each_piece(*space_, iova, from.size(), [&in, this](std::span<std::byte> piece) {
             const auto end = in + static_cast<std::ptrdiff_t>(piece.size());
             std::copy(in, end, piece.begin());
             in = end;
+            if (past_cache_) evict(piece);
         });
     if (!mapped) fault(iova, from.size(), what);
     return mapped;

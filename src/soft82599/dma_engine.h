@@ -27,6 +27,10 @@ class DmaEngine {
     bool read(std::uint64_t iova, std::span<std::byte> into, const char* what);
     bool write(std::uint64_t iova, std::span<const std::byte> from, const char* what);
 
+    // With `on`, what write() wrote is in memory only, as DMA leaves it on a machine that does not
+    // place it in the cache.
+    void write_past_cache(bool on) { past_cache_ = on; }
+
     std::optional<Descriptor> read_descriptor(std::uint64_t iova, const char* what);
     // Stores `high`, which holds DD, last and with release order: whoever sees DD sees the payload.
     bool write_back(std::uint64_t iova, const Descriptor& descriptor, const char* what);
@@ -40,6 +44,7 @@ class DmaEngine {
     DmaSpace* space_;
     PortCounters* counters_;
     LogSink log_;
+    bool past_cache_ = false;
 };
 
 }  // namespace zecorx::soft82599

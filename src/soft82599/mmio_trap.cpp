@@ -97,7 +97,12 @@ bool adopt_new_mapping(std::uintptr_t address) {
     MmioRegion* const region = find_region([&](const MmioRegion& candidate) {
         return candidate.is_mapping_of(mapping->device, mapping->inode);
     });
-    return region != nullptr && region->adopt_mapping(mapping->start);
+    if (region == nullptr) return false;
+    for (const std::atomic<MmioRegion*>& slot : g_regions) {
+        MmioRegion* const other = slot.load(std::memory_order_acquire);
+        if (other != nullptr) other->forget_mapping(mapping->start);
+    }
+    return region->adopt_mapping(mapping->start);
 }
 
 void say(const char* message) {
@@ -234,6 +239,15 @@ bool MmioRegion::is_mapping_of(std::uint64_t device, std::uint64_t inode) const 
 
 std::uint32_t MmioRegion::offset_of(std::uintptr_t address) const {
     return static_cast<std::uint32_t>(address - base_below(address));
+}
+
+void MmioRegion::forget_mapping(std::uintptr_t base) {
+    for (std::atomic<std::uintptr_t>& slot : driver_bases_) {
+        const std::uintptr_t known = slot.load(std::memory_order_acquire);
+        if (known < base + kBarSize && base < known + kBarSize) {
+            slot.store(0, std::memory_order_release);
+        }
+    }
 }
 
 bool MmioRegion::adopt_mapping(std::uintptr_t base) {

@@ -56,6 +56,8 @@ class MmioRegion {
     bool contains(std::uintptr_t address) const;
     bool is_mapping_of(std::uint64_t device, std::uint64_t inode) const;
     bool adopt_mapping(std::uintptr_t base);  // false: mmap refused
+    // What lies there belongs to another mapping: the driver has unmapped this region's.
+    void forget_mapping(std::uintptr_t base);
     // REQUIRES: contains(address).
     std::uint32_t offset_of(std::uintptr_t address) const;
     MmioHandler& handler() const { return *handler_; }

@@ -119,6 +119,11 @@ void Port::set_link(bool up) {
     device_->set_link(up);
 }
 
+void Port::write_past_cache(bool on) {
+    const std::lock_guard lock(mutex_);
+    device_->write_past_cache(on);
+}
+
 void Port::guard_buffers_at_stop(bool on) {
     const std::lock_guard lock(mutex_);
     for (unsigned i = 0; i < kQueues; ++i) device_->rx_queue(i).guard_buffers_at_stop(on);

@@ -51,6 +51,8 @@ class Port : private MmioHandler {
     // Link status with an interrupt to the driver.
     void set_link(bool up);
 
+    // See DmaEngine.
+    void write_past_cache(bool on);
     // See RxQueue. REQUIRES: queue < kQueues.
     void guard_buffers_at_stop(bool on);
     std::optional<std::size_t> verify_stopped_queue(unsigned queue);

@@ -43,11 +43,12 @@ std::string pci_directory(const std::string& bdf) {
 // BAR 0 as EAL maps it.
 class MappedBar {
   public:
-    explicit MappedBar(const std::string& bdf) {
+    // At `place`, whatever is mapped there.
+    explicit MappedBar(const std::string& bdf, void* place = nullptr) {
         const UniqueFd fd(open((pci_directory(bdf) + "/resource0").c_str(), O_RDWR));
         REQUIRE(fd.get() >= 0);
-        void* const memory =
-            mmap(nullptr, nic::kBarSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+        const int flags = MAP_SHARED | (place == nullptr ? 0 : MAP_FIXED);
+        void* const memory = mmap(place, nic::kBarSize, PROT_READ | PROT_WRITE, flags, fd.get(), 0);
         REQUIRE(memory != MAP_FAILED);
         base_ = static_cast<std::byte*>(memory);
     }
@@ -145,6 +146,16 @@ TEST_CASE("each port has its own registers", "[soft82599][root]") {
     CHECK(first.at(reg::kFctrl) == 0x100);
     CHECK(second.at(reg::kFctrl) == 0x200);
     CHECK(first.at(reg::kRah) == second.at(reg::kRah) - 0x100);  // addresses count up
+}
+
+TEST_CASE("a port is found where another port was mapped before", "[soft82599][root]") {
+    nic::Machine machine(step_machine(2));
+    const MappedBar first("0000:03:00.0");
+    first.at(reg::kFctrl) = 0x100;
+    const MappedBar second("0000:04:00.0", const_cast<std::uint32_t*>(&first.at(0)));
+    second.at(reg::kFctrl) = 0x200;
+    CHECK(second.at(reg::kFctrl) == 0x200);
+    CHECK(MappedBar("0000:03:00.0").at(reg::kFctrl) == 0x100);
 }
 
 TEST_CASE("an interrupt makes the UIO device readable once", "[soft82599][root]") {
