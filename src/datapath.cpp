@@ -23,25 +23,20 @@ std::uint32_t rx_mbufs(const QueueGeometry& geometry) {
            Datapath::kBurst * (geometry.descriptors() + 1);
 }
 
-// Whether the NIC found the L4 checksum of a frame right. The PMD reports as good whatever the NIC
-// has no complaint of, also what it did not look at: it looked at TCP and UDP that is no fragment,
-// which is what gets an L4 type. The NIC states the type with the last piece of a frame.
-bool checksum_verified(const rte_mbuf* first, const rte_mbuf* last) {
-    const std::uint32_t type = last->packet_type & RTE_PTYPE_L4_MASK;
-    return (first->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD &&
-           (type == RTE_PTYPE_L4_TCP || type == RTE_PTYPE_L4_UDP);
-}
-
 }  // namespace
 
 Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
-                   const QueueGeometry& geometry, const VlanPolicy& vlan)
+                   const Settings& settings)
     : queues_(queues),
-      mbufs_(rx_mbufs(geometry)),
-      receive_(mbufs_, {.geometry = geometry, .pending_cap = kPendingCap}, counters_),
-      transmit_(name, port, queues, vlan, counters_, needs_control_),
-      rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, geometry.nic_buffer, receive_,
-                            port.socket())) {
+      mbufs_(rx_mbufs(settings.geometry)),
+      receive_(mbufs_,
+               {.geometry = settings.geometry,
+                .pending_cap = kPendingCap,
+                .zero_copy = settings.zero_copy},
+               counters_),
+      transmit_(name, port, queues, settings.vlan, counters_, needs_control_),
+      rx_pool_(make_rx_pool(fmt::format("rx_{}", name), mbufs_, settings.geometry.nic_buffer,
+                            receive_, port.socket())) {
     port.set_up_vm(queues_, *rx_pool_);
 }
 
@@ -50,6 +45,7 @@ void Datapath::attach(Rings rings, const GuestMemory& memory) {
     receive_.attach(rings.receive, memory, rings.features);
     transmit_.attach(rings.transmit, memory, rings.features);
     broken_.store(false, std::memory_order_relaxed);
+    idle_ = false;
     // What the last session completed may never have been announced: the driver waits for a call
     // that a spurious one replaces.
     for (std::uint32_t ring = 0; ring < kRings; ++ring) call(ring);
@@ -66,6 +62,25 @@ Datapath::Bases Datapath::detach() noexcept {
 }
 
 bool Datapath::poll() noexcept {
+    if (idle_ && !has_news()) return false;
+    const std::uint32_t posted = receive_.posted();
+    const bool worked = poll_all();
+    // A poll of the PMD posts a part of what could be posted.
+    idle_ =
+        !worked && receive_.posted() == posted && receive_.pending() == 0 && !transmit_.has_work();
+    if (idle_) {
+        receive_watch_ = receive_.watch();
+        transmit_watch_ = transmit_.watch();
+    }
+    return worked;
+}
+
+bool Datapath::has_news() const noexcept {
+    return receive_watch_.has_news() || transmit_watch_.has_news() ||
+           rte_eth_rx_descriptor_status(queues_.port, queues_.queue, 0) == RTE_ETH_RX_DESC_DONE;
+}
+
+bool Datapath::poll_all() noexcept {
     // Both, always: a busy receiveq must not keep the transmitq waiting.
     const bool received = poll_receive();
     const bool sent = poll_transmit();
@@ -79,8 +94,10 @@ bool Datapath::poll_receive() noexcept {
     const std::uint16_t count =
         rte_eth_rx_burst(queues_.port, queues_.queue, frames.data(), kBurst);
     if (count == 0 && receive_.pending() == 0) return false;
-    for (std::uint16_t i = 0; i < count; ++i) take_frame(frames[i]);
-    if (receive_.complete() > 0 && receive_.call_wanted()) call(kReceiveq);
+    const std::span<void* const> burst(reinterpret_cast<void**>(frames.data()), count);
+    const std::uint32_t completed =
+        receive_.receive(burst, [this](void* frame) { take_frame(static_cast<rte_mbuf*>(frame)); });
+    if (completed > 0 && receive_.call_wanted()) call(kReceiveq);
     return count > 0;
 }
 
@@ -92,14 +109,12 @@ void Datapath::take_frame(rte_mbuf* frame) noexcept {
         piece->next = nullptr;  // posted again, the mbuf stands alone
         receive_.returned(piece, {.length = piece->data_len, .end_of_frame = false});
     }
-    const bool verified = checksum_verified(frame, last);
-    // The PMD's scalar function leaves the type of a last piece as it was.
-    last->packet_type = 0;
-    receive_.returned(last, {.length = last->data_len, .checksum_verified = verified});
+    receive_.returned(last, {.length = last->data_len,
+                             .checksum_verified = MbufBuffers::take_verdict(*frame, *last)});
 }
 
 bool Datapath::poll_transmit() noexcept {
-    if (!transmit_.poll()) return false;
+    if (!transmit_.has_work() || !transmit_.poll()) return false;
     if (transmit_.call_wanted()) call(kTransmitq);
     return true;
 }

@@ -27,9 +27,13 @@ class Datapath {
   public:
     static constexpr std::uint16_t kBurst = 32;
 
+    struct Settings {
+        QueueGeometry geometry;
+        VlanPolicy vlan;
+        bool zero_copy = true;
+    };
     // Creates the VM's mempools and sets its queue pair up on the port.
-    Datapath(const std::string& name, Port& port, const VmQueues& queues,
-             const QueueGeometry& geometry, const VlanPolicy& vlan);
+    Datapath(const std::string& name, Port& port, const VmQueues& queues, const Settings& settings);
     Datapath(const Datapath&) = delete;
     Datapath& operator=(const Datapath&) = delete;
 
@@ -55,7 +59,8 @@ class Datapath {
     // Ends it and returns where both rings resume. REQUIRES: the RX queue is stopped.
     Bases detach() noexcept;
 
-    // One round over both rings. False: there was nothing to do.
+    // One round over both rings and the NIC's queue. False: there was nothing to do. While that
+    // goes on, a round is no more than a look at what would end it.
     bool poll() noexcept;
 
     // Completes what the NIC has already delivered, at most one descriptor ring of it.
@@ -85,13 +90,20 @@ class Datapath {
     }
 
   private:
+    bool has_news() const noexcept;
+    bool poll_all() noexcept;
     bool poll_receive() noexcept;
     void take_frame(rte_mbuf* frame) noexcept;
     bool poll_transmit() noexcept;
     void call(std::uint32_t ring) noexcept;
     void report_broken() noexcept;
 
+    // What a round of an idle VM looks at: one cache line, for there may be many of them.
+    alignas(64) bool idle_ = false;  // the last round found nothing to do and left nothing undone
     const VmQueues queues_;
+    RingWatch receive_watch_;
+    RingWatch transmit_watch_;
+
     const std::uint32_t mbufs_;
     VmCounters counters_;
     MbufReceivePath receive_;

@@ -63,7 +63,8 @@ po::options_description shared_options() {
          "ones [untagged only]\n"
          "promisc=0|1  also unicast frames to addresses of no other VM [0]\n"
          "allmulti=0|1 multicast frames; broadcast comes in any case [1]\n"
-         "rxbuf=BYTES|auto  the NIC's receive buffer, a multiple of 1024 up to 16384 [auto]")  //
+         "rxbuf=BYTES|auto  the NIC's receive buffer, a multiple of 1024 up to 16384 [auto]\n"
+         "zerocopy=0|1 0: copy every frame, for comparison [1]")  //
         ("pci", po::value<std::string>()->value_name("BDF|soft[,KEY=VALUE...]"),
          "the 82599 at this PCI address, or the embedded software 82599 [soft]. Keys:\n"
          "mtu=BYTES           68 to 9216 [1500]\n"
@@ -222,12 +223,14 @@ void set_key(VmOptions& vm, std::string_view key, std::string_view value) {
         vm.promisc = parse_flag(vm, key, value);
     } else if (key == "allmulti") {
         vm.allmulti = parse_flag(vm, key, value);
+    } else if (key == "zerocopy") {
+        vm.zerocopy = parse_flag(vm, key, value);
     } else if (key == "rxbuf") {
         vm.rxbuf = parse_rxbuf(vm, value);
     } else {
         fail(
             "--vdev {}: unknown key '{}'; the keys are iface, client, mac, learn, vlan, trunk, "
-            "promisc, allmulti and rxbuf",
+            "promisc, allmulti, rxbuf and zerocopy",
             vm.name, key);
     }
 }

@@ -33,6 +33,7 @@ struct VmOptions {
     // where `vlan` is set. A VM with neither gets untagged frames only.
     std::vector<std::uint16_t> trunk{};
     bool promisc = false;                  // unicast frames to addresses of nobody else, too
+    bool zerocopy = true;                  // false: every frame is copied
     bool allmulti = true;                  // multicast frames; broadcast comes in any case
     std::optional<std::uint32_t> rxbuf{};  // bytes of a NIC receive buffer; none: chosen
 };

@@ -102,13 +102,13 @@ VlanPolicy vlan_of(const VmOptions& options) {
 
 }  // namespace
 
-Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& worker)
+Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Poller& poller)
     : options_(options),
       port_(port),
       queues_(queues),
-      worker_(worker),
+      poller_(poller),
       geometry_(geometry_of(options, port)),
-      datapath_(name_, port, queues, geometry_, vlan_of(options)),
+      datapath_(name_, port, queues, {geometry_, vlan_of(options), options.zerocopy}),
       macs_(options.macs) {
     for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
 }
@@ -189,9 +189,9 @@ void Vm::after_call_change(int vid, std::uint32_t ring) {
     if (!std::exchange(connections_[vid].changing_call, std::nullopt)) return;
     if (vid != vid_ || !running_) return;
     UniqueFd fd = call_fd_of(vring_of(vid, static_cast<std::uint16_t>(ring)));
-    worker_.remove(datapath_);
+    poller_.remove(datapath_);
     datapath_.replace_call_fd(ring, std::move(fd));
-    worker_.add(datapath_);
+    poller_.add(datapath_);
 }
 
 void Vm::address_announced(int vid, const MacAddress& mac) {
@@ -275,7 +275,7 @@ void Vm::start() {
         datapath_.detach();
         throw;
     }
-    worker_.add(datapath_);
+    poller_.add(datapath_);
     running_ = true;
     learned_waits_ = false;
     port_.open_pool(queues_);
@@ -288,7 +288,7 @@ void Vm::start() {
 // back; only then do the rings and the memory go.
 void Vm::stop() noexcept {
     if (!running_) return;
-    worker_.remove(datapath_);
+    poller_.remove(datapath_);
     unsteer_all();
     datapath_.drain();
     try {

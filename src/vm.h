@@ -20,8 +20,8 @@
 #include "datapath.h"
 #include "dma_memory.h"
 #include "options.h"
+#include "poller.h"
 #include "port.h"
-#include "worker.h"
 #include "zecorx/mac_address.h"
 #include "zecorx/unique_fd.h"
 
@@ -31,7 +31,7 @@ class Vm {
   public:
     // The addresses of `options` are steered to the VM from the start; without any, one is learned
     // from the first frame the guest sends, or from the RARP its frontend asks for.
-    Vm(const VmOptions& options, Port& port, const VmQueues& queues, Worker& worker);
+    Vm(const VmOptions& options, Port& port, const VmQueues& queues, Poller& poller);
     ~Vm();
     Vm(const Vm&) = delete;
     Vm& operator=(const Vm&) = delete;
@@ -114,7 +114,7 @@ class Vm {
     const std::string& name_ = options_.name;
     Port& port_;
     const VmQueues queues_;
-    Worker& worker_;
+    Poller& poller_;
     const QueueGeometry geometry_;
     Datapath datapath_;
 

@@ -10,21 +10,19 @@
 #include <cstddef>
 
 #include "datapath.h"
+#include "poller.h"
 
 namespace zecorx {
 
-class Worker {
+class Worker final : public Poller {
   public:
     // Starts on the EAL lcore `lcore`. `idle_sleep` bounds the sleep of a worker that finds
     // nothing; 0 polls without sleeping. Throws std::runtime_error.
     Worker(unsigned lcore, std::chrono::microseconds idle_sleep);
-    ~Worker();
-    Worker(const Worker&) = delete;
-    Worker& operator=(const Worker&) = delete;
+    ~Worker() override;
 
-    // Control side, one caller at a time.
-    void add(Datapath& datapath);
-    void remove(Datapath& datapath);
+    void add(Datapath& datapath) override;
+    void remove(Datapath& datapath) override;
 
   private:
     enum class Action { kAdd, kRemove };

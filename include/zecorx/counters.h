@@ -29,10 +29,11 @@ enum class CopyReason : std::uint8_t {
     kCrossing,  // the buffer is not contiguous for the device
     kLayout,    // header split over buffers, or an odd data address
     kUnmerged,  // a frame may span several NIC buffers, but the driver merges none
+    kDisabled,  // the operator asked for copies
 };
-inline constexpr std::size_t kCopyReasons = 5;
+inline constexpr std::size_t kCopyReasons = 6;
 inline constexpr std::array<const char*, kCopyReasons> kCopyReasonNames{
-    "starved", "small", "crossing", "layout", "unmerged"};
+    "starved", "small", "crossing", "layout", "unmerged", "disabled"};
 
 // Why a frame was lost.
 enum class DropReason : std::uint8_t {
@@ -65,7 +66,9 @@ struct VmCounters {
     Counter calls;
     Counter broken_rings;
 
-    void copy(CopyReason reason) { copied[static_cast<std::size_t>(reason)].add(1); }
+    void copy(CopyReason reason, std::uint64_t n = 1) {
+        copied[static_cast<std::size_t>(reason)].add(n);
+    }
     void drop(DropReason reason, std::uint64_t n = 1) {
         dropped[static_cast<std::size_t>(reason)].add(n);
     }

@@ -23,6 +23,7 @@ struct MemoryRegion {
     std::byte* page_base = nullptr;
     unsigned page_shift = 0;
     std::span<const std::uint64_t> iova_pages;
+    std::uint64_t hva_as_iova = 0;  // set by GuestMemory::add()
 };
 
 // Where a run of guest bytes lies in this process.
@@ -39,7 +40,10 @@ class GuestMemory {
     static constexpr std::size_t kMaxRegions = 8;  // librte_vhost's limit in a memory table
 
     // REQUIRES: count() < kMaxRegions.
-    void add(const MemoryRegion& region) { regions_[count_++] = region; }
+    void add(const MemoryRegion& region) {
+        regions_[count_] = region;
+        regions_[count_++].hva_as_iova = reinterpret_cast<std::uintptr_t>(region.hva);
+    }
     std::size_t count() const { return count_; }
     std::span<const MemoryRegion> regions() const { return {regions_.data(), count_}; }
 

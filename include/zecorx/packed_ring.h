@@ -13,6 +13,7 @@
 //                         once more, and nothing but its own reading counts.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -70,6 +71,13 @@ class PackedRing {
         return true;
     }
 
+    RingWatch watch() const {
+        static constexpr std::uint16_t kNothing = 0;
+        if (available_ >= kLookAhead || unseen() == 0) return {&kNothing, 0, 1, true};  // never
+        return {flags_at(scan_), kPackedDescAvail | kPackedDescUsed,
+                wrap(scan_) ? kPackedDescAvail : kPackedDescUsed, true};
+    }
+
     std::uint32_t available() const { return available_; }
 
     // A chain in which an error is found is not held. The driver may have joined chains since they
@@ -87,14 +95,53 @@ class PackedRing {
                                     : walk(first, chain, head);
         if (error != RingError::kNone) [[unlikely]]
             return error;
-        hold(head.entries);
+        hold(head.entries, 1);
         return RingError::kNone;
+    }
+
+    // As SplitRing's.
+    template <class Accept>
+    [[gnu::always_inline]] std::uint32_t acquire_singles(std::uint32_t limit, std::uint16_t* ids,
+                                                         Accept&& accept) {
+        // One wrap counter holds up to the ring's end.
+        limit = std::min(limit, layout_.size - slot(next_avail_));
+        const std::uint16_t wanted =
+            kDescWrite | (wrap(next_avail_) ? kPackedDescAvail : kPackedDescUsed);
+        const std::byte* const first = at(next_avail_);
+        std::uint32_t count = 0;
+        for (; count < limit; ++count) {
+            const auto desc = snapshot<PackedDesc>(first + sizeof(PackedDesc) * count);
+            if ((desc.flags & kKindFlags) != wanted || desc.id >= layout_.size ||
+                !accept(count, desc.addr, desc.len)) [[unlikely]]
+                break;
+            ids[count] = desc.id;
+        }
+        if (count > 0) hold(count, count);
+        return count;
+    }
+
+    // As SplitRing's.
+    template <class Length>
+    [[gnu::always_inline]] void complete_singles(std::uint32_t count, const std::uint16_t* ids,
+                                                 Length&& length) {
+        std::uint32_t i = 0;
+        if (count > 0 && first_at_ == nullptr) {
+            complete({ids[0], 1}, length(0));
+            i = 1;
+        }
+        const std::uint32_t rest = count - i;
+        for (std::uint32_t place = used_; i < count; ++i, place = advanced(place, 1)) {
+            const std::uint32_t bytes = length(i);
+            write_used(at(place), used_desc(ids[i], bytes, place), __ATOMIC_RELAXED);
+        }
+        used_ = advanced(used_, rest);
+        held_entries_ -= rest;
+        completed_ += rest;
     }
 
     // A used descriptor's WRITE flag says that bytes were written (VIRTIO 2.8.3).
     void complete(Head head, std::uint32_t length) {
-        const std::uint16_t flags = used_bits(wrap(used_)) | (length > 0 ? kDescWrite : 0);
-        const PackedDesc entry{0, length, head.id, flags};
+        const PackedDesc entry = used_desc(head.id, length, used_);
         if (first_at_ == nullptr) {
             first_at_ = at(used_);
             first_ = entry;
@@ -170,6 +217,10 @@ class PackedRing {
     // Descriptors that are neither held nor looked at: what the driver may post next.
     std::uint32_t unseen() const { return layout_.size - held_entries_ - ahead_; }
 
+    // What tells an available chain of one direct, device-writable buffer.
+    static constexpr std::uint16_t kKindFlags =
+        kPackedDescAvail | kPackedDescUsed | kDescNext | kDescWrite | kDescIndirect;
+
     // VIRTIO 2.8.1: available is AVAIL = wrap counter, USED = its inverse; used is both = it.
     static bool is_available(std::uint16_t flags, bool wrap) {
         return (flags & (kPackedDescAvail | kPackedDescUsed)) ==
@@ -193,11 +244,12 @@ class PackedRing {
         ++ahead_;
     }
 
-    void hold(std::uint32_t entries) {
+    void hold(std::uint32_t entries, std::uint32_t chains) {
         next_avail_ = advanced(next_avail_, entries);
         held_entries_ += entries;
         ahead_ -= entries;
-        if (--available_ > 0 && ahead_ > 0) return;
+        available_ -= chains;
+        if (available_ > 0 && ahead_ > 0) return;
         // A driver that shortened its chains or joined them leaves a remainder: count it anew.
         scan_ = next_avail_;
         ahead_ = available_ = 0;
@@ -260,13 +312,19 @@ class PackedRing {
     const std::uint16_t* flags_at(std::uint32_t place) const {
         return reinterpret_cast<const std::uint16_t*>(at(place) + offsetof(PackedDesc, flags));
     }
-    // Length, id and flags are all that a used descriptor has (VIRTIO 2.8.4); `order` is for the
-    // flags, which the driver looks at alone.
+    PackedDesc used_desc(std::uint16_t id, std::uint32_t length, std::uint32_t place) const {
+        const std::uint16_t flags = used_bits(wrap(place)) | (length > 0 ? kDescWrite : 0);
+        return {0, length, id, flags};
+    }
+    // Length, id and flags are all that a used descriptor has (VIRTIO 2.8.4), and are one word.
     static void write_used(std::byte* to, const PackedDesc& used, int order) {
-        auto* desc = reinterpret_cast<PackedDesc*>(to);
-        __atomic_store_n(&desc->len, used.len, __ATOMIC_RELAXED);
-        __atomic_store_n(&desc->id, used.id, __ATOMIC_RELAXED);
-        __atomic_store_n(&desc->flags, used.flags, order);
+        constexpr unsigned kIdShift = 8 * (offsetof(PackedDesc, id) - offsetof(PackedDesc, len));
+        constexpr unsigned kFlagsShift =
+            8 * (offsetof(PackedDesc, flags) - offsetof(PackedDesc, len));
+        const std::uint64_t word = used.len | std::uint64_t{used.id} << kIdShift |
+                                   std::uint64_t{used.flags} << kFlagsShift;
+        __atomic_store_n(reinterpret_cast<std::uint64_t*>(to + offsetof(PackedDesc, len)), word,
+                         order);
     }
 
     PackedRingLayout layout_;

@@ -31,6 +31,8 @@ struct Cut {
     std::uint32_t back = 0;  // bytes taken off the end, less than the last piece has
     // Whether the NIC's verdict on the checksum holds for what remains.
     bool keeps_checksum = true;
+
+    bool operator==(const Cut&) const = default;
 };
 
 template <class Hook>

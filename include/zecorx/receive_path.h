@@ -23,6 +23,10 @@
 // Without MRG_RXBUF a frame takes one chain, so if it may span several slots, none is bound in
 // advance.
 //
+// Nearly every chain is one descriptor with room for the whole piece, and nearly every frame takes
+// one: such slots are posted and completed by runs (plain_slots.h), with one check of the path's
+// state a burst. Whatever else happens to one, it is made a slot like the others first.
+//
 // The FIFO is one ring of slots with free-running cursors
 //   complete_ <= returned_ <= posted_   and   complete_ <= bound_ <= posted_
 //   [complete_, returned_)  pending: whole frames the NIC delivered, not on the used ring yet
@@ -36,6 +40,10 @@
 //   static void aim_at_guest(void* buffer, std::byte* data, std::uint64_t iova);
 //   static void aim_at_host(void* buffer);
 //   static std::byte* data(void* buffer);   // where the NIC writes
+// and, for receive(), what the PMD says of one that it delivers:
+//   static bool whole(const void* buffer);  // holds all of a frame
+//   static std::uint32_t length(const void* buffer);         // bytes the NIC wrote
+//   static bool checksum_verified(const void* buffer);       // as in Delivery; of a whole frame
 #pragma once
 
 #include <algorithm>
@@ -56,9 +64,12 @@
 #include "zecorx/bound_pieces.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
+#include "zecorx/extent_finder.h"
 #include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
+#include "zecorx/idle_buffers.h"
 #include "zecorx/net_header.h"
+#include "zecorx/plain_slots.h"
 #include "zecorx/receive_hook.h"
 #include "zecorx/ring.h"
 #include "zecorx/scatter.h"
@@ -69,6 +80,7 @@ struct ReceiveLimits {
     QueueGeometry geometry;
     std::uint32_t low_water = 64;   // buffers posted, below which a refill is never refused
     std::uint32_t pending_cap = 0;  // buffers of frames kept waiting for a starving driver
+    bool zero_copy = true;          // false: no guest buffer is ever posted
 };
 
 // Whether the PMD's receive function goes on delivering when a refill is refused.
@@ -91,9 +103,9 @@ class ReceivePath {
           counters_(counters),
           hook_(std::move(hook)),
           mask_(std::bit_ceil(buffers) - 1),
-          slots_(mask_ + 1) {
-        idle_.reserve(buffers);
-    }
+          slots_(mask_ + 1),
+          plain_(mask_ + 1),
+          idle_(buffers) {}
 
     ReceivePath(const ReceivePath&) = delete;
     ReceivePath& operator=(const ReceivePath&) = delete;
@@ -105,10 +117,13 @@ class ReceivePath {
         ring_ = ring;
         memory_ = &memory;
         header_size_ = net_header_size(features);
+        extents_ = {};
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
         binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
         verified_flags_ = (features & kFeatureNetGuestCsum) ? kNetHeaderDataValid : 0;
         gathered_.clear();
+        likely_flags_ = 0;
+        for (void* buffer : idle_.all()) Buffers::aim_at_host(buffer);
         counters_.short_room.store(0, std::memory_order_relaxed);
         error_ = RingError::kNone;
         broken_ = false;
@@ -121,6 +136,7 @@ class ReceivePath {
     std::uint16_t detach() {
         drop_pending();
         complete_ = returned_ = bound_ = posted_ = 0;
+        plain_.clear();
         bound_pieces_.clear();
         gathered_.clear();
         memory_ = nullptr;
@@ -141,11 +157,23 @@ class ReceivePath {
     }
 
     // A buffer that is not posted any more: fresh, or freed by the PMD when the queue stops.
-    void give_back(void* buffer) { idle_.push_back(buffer); }
+    void give_back(void* buffer) { idle_.put(buffer); }
+
+    // A burst as the PMD delivers it: completes every frame that has its chains, in one step of the
+    // used ring. return_all(frame) calls returned() for each buffer of a frame that needs more than
+    // most. Returns how many frames left the FIFO.
+    template <class ReturnAll>
+    std::uint32_t receive(std::span<void* const> frames, ReturnAll&& return_all) {
+        const std::uint32_t completed =
+            std::visit([&](auto& on) { return receive_on(on, frames, return_all); }, ring_);
+        shed_pending();
+        return completed;
+    }
 
     // The next buffer, in the order the PMD delivers them. One that is not due breaks the ring:
     // nothing after it could be trusted to go to the right chain.
     void returned(void* buffer, const Delivery& delivery) {
+        expand(returned_ + arriving_);
         Slot& due = slot(returned_ + arriving_);
         if (returned_ + arriving_ == posted_ || due.buffer != buffer ||
             arriving_ == kMaxFrameDescriptors) [[unlikely]] {
@@ -157,6 +185,7 @@ class ReceivePath {
         due.index = static_cast<std::uint8_t>(arriving_++);
         due.verdict = {};
         __builtin_prefetch(due.header, 1);
+        if (due.kind == Kind::kHost) prefetch(Buffers::data(buffer), delivery.length);
         if (delivery.end_of_frame) [[likely]]
             end_frame(delivery.checksum_verified ? verified_flags_ : std::uint8_t{0});
     }
@@ -164,9 +193,14 @@ class ReceivePath {
     // Completes every frame that has its chains, in one step of the used ring. Returns how many
     // frames left the FIFO.
     std::uint32_t complete() {
-        const std::uint32_t frames =
-            std::visit([this](auto& on) { return complete_on(on); }, ring_);
-        if (pending() > limits_.pending_cap) drop_newest(pending() - limits_.pending_cap);
+        const std::uint32_t frames = std::visit(
+            [this](auto& on) {
+                const std::uint32_t completed = complete_ready(on);
+                if (completed > 0) on.publish();
+                return completed;
+            },
+            ring_);
+        shed_pending();
         return frames;
     }
 
@@ -174,6 +208,12 @@ class ReceivePath {
         return std::visit([](auto& on) { return on.call_wanted(); }, ring_);
     }
 
+    RingWatch watch() const {
+        return std::visit([](const auto& on) { return on.watch(); }, ring_);
+    }
+
+    // Changes with every buffer that is posted.
+    std::uint32_t posted() const { return posted_; }
     std::uint32_t pending() const { return returned_ - complete_; }
     std::uint32_t owned_by_nic() const { return posted_ - returned_; }
     std::size_t idle() const { return idle_.size(); }
@@ -196,8 +236,8 @@ class ReceivePath {
 
     struct Slot {
         void* buffer = nullptr;
-        std::byte* header = nullptr;    // G: where the chain begins; guest memory
-        std::uint32_t first_piece = 0;  // bound H: where its chain's are in bound_pieces_
+        std::byte* header = nullptr;    // where the chain begins, unless a bound H's is split there
+        std::uint32_t first_piece = 0;  // bound H without `header`: its chain's in bound_pieces_
         Head head;                      // no entries: bound to no chain, because of a dropped frame
         std::uint16_t length = 0;       // bytes the NIC wrote, once returned
         std::uint8_t index = 0;         // of this piece in its frame
@@ -222,6 +262,24 @@ class ReceivePath {
 
     Slot& slot(std::uint32_t cursor) { return slots_[cursor & mask_]; }
 
+    // Makes a plain slot one like the others.
+    void expand(std::uint32_t cursor) {
+        if (!plain_.is(cursor)) return;
+        Slot& full = slot(cursor);
+        full.buffer = *plain_.buffers(cursor);
+        full.head = {*plain_.ids(cursor), 1};
+        if (limits_.zero_copy) {
+            full.header = Buffers::data(full.buffer) - header_size_;
+            full.kind = Kind::kGuest;
+        } else {
+            full.header = *plain_.targets(cursor);
+            full.kind = Kind::kHost;
+            full.reason = CopyReason::kDisabled;
+            full.piece_count = 0;
+        }
+        plain_.clear(cursor);
+    }
+
     // --- Binding ---
 
     // A frame at the front finds room, whatever is bound to its own first slots.
@@ -239,8 +297,64 @@ class ReceivePath {
             owned_by_nic() >= limits_.low_water) {
             return false;
         }
-        for (void*& buffer : out) buffer = post(ring);
+        for (bool try_plain = bindable; !out.empty();) {
+            if (try_plain) out = out.subspan(post_plain(ring, out));
+            if (out.empty()) break;
+            out.front() = post(ring);
+            out = out.subspan(1);
+            // A single one that was not plain lies in another region, or over a page's end.
+            try_plain = try_plain && bound_ == posted_ && chain_.pieces().size() == 1;
+        }
         return true;
+    }
+
+    // Posts chains as plain slots while they are fit for that. Returns how many.
+    // REQUIRES: bound_ == posted_, and as many chains are available.
+    template <DeviceRing Ring>
+    std::uint32_t post_plain(Ring& ring, std::span<void*> out) {
+        const auto most = static_cast<std::uint32_t>(plain_.row(posted_, out.size()));
+        const std::span<void* const> buffers = idle_.last(most);
+        const std::uint32_t count =
+            limits_.zero_copy ? aim_plain(ring, buffers) : note_targets(ring, most);
+        std::ranges::copy(buffers.first(count), out.data());
+        std::ranges::copy(buffers.first(count), plain_.buffers(posted_));
+        idle_.take_of_last(count, most);
+        posted_ += count;
+        bound_ += count;
+        return count;
+    }
+
+    // The header of a frame that is yet to come is written now: its line is in the cache, as the
+    // driver has just posted it, and may not be after the NIC's DMA.
+    template <DeviceRing Ring>
+    std::uint32_t aim_plain(Ring& ring, std::span<void* const> buffers) {
+        // By value: what the loop stores cannot change them.
+        const std::uint32_t count = ring.acquire_singles(
+            static_cast<std::uint32_t>(buffers.size()), plain_.ids(posted_),
+            [extents = extents_, usual = ReceivedHeader(likely_flags_), to = buffers.data(),
+             header_size = header_size_](std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
+                ExtentFinder::Extent at;
+                if (!extents.find(gpa, length, at) || (at.iova & 1) != 0) [[unlikely]]
+                    return false;
+                usual.write_front(at.hva);
+                Buffers::aim_at_guest(to[i], at.hva + header_size, at.iova);
+                return true;
+            });
+        if (verified_flags_ != 0) std::fill_n(plain_.flags(posted_), count, likely_flags_);
+        return count;
+    }
+
+    // Where frames that come to the host will be copied.
+    template <DeviceRing Ring>
+    std::uint32_t note_targets(Ring& ring, std::uint32_t most) {
+        const auto note = [extents = extents_, to = plain_.targets(posted_)](
+                              std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
+            ExtentFinder::Extent at;
+            if (!extents.find(gpa, length, at)) return false;
+            to[i] = at.hva;
+            return true;
+        };
+        return ring.acquire_singles(most, plain_.ids(posted_), note);
     }
 
     // Binds available chains to the oldest unbound slots.
@@ -264,8 +378,8 @@ class ReceivePath {
     template <DeviceRing Ring>
     void* post(Ring& ring) {
         Slot& next = slot(posted_);
-        next.buffer = idle_.back();
-        idle_.pop_back();
+        next.buffer = idle_.take();
+        plain_.clear(posted_);
         if (bound_ == posted_ && take_chain(ring)) {
             bind_posted(next);
             ++bound_;
@@ -285,6 +399,11 @@ class ReceivePath {
 
     // The chain just taken goes to the slot being posted: zero copy if it can take any piece.
     void bind_posted(Slot& next) {
+        const std::span<const Piece> all = chain_.pieces();
+        if (all.size() == 1) {
+            // The next ones are looked for where this one was.
+            extents_ = ExtentFinder(*all[0].region, header_size_, limits_.geometry.piece());
+        }
         std::byte* data = nullptr;
         std::uint64_t iova = 0;
         CopyReason reason{};
@@ -301,11 +420,16 @@ class ReceivePath {
     // REQUIRES: the slot is the one at bound_.
     void bind_host(Slot& oldest, CopyReason reason) {
         const std::span<const Piece> to = reachable();
-        oldest.first_piece = bound_pieces_.add(to);
-        oldest.piece_count = static_cast<std::uint8_t>(to.size());
+        const bool straight = to.size() == 1 && to[0].length >= straight_room();
+        oldest.header = straight ? to[0].hva : nullptr;
+        oldest.first_piece = straight ? 0 : bound_pieces_.add(to);
+        oldest.piece_count = straight ? 0 : static_cast<std::uint8_t>(to.size());
         oldest.head = head_;
         oldest.reason = reason;
     }
+
+    // Takes the header and whatever the NIC writes to one buffer.
+    std::uint32_t straight_room() const { return header_size_ + limits_.geometry.piece(); }
 
     // Those pieces of chain_ that what the NIC writes to one buffer can reach.
     std::span<const Piece> reachable() const {
@@ -347,6 +471,8 @@ class ReceivePath {
     bool postable(std::byte*& data, std::uint64_t& iova, CopyReason& reason) const {
         const Piece piece = first_data();
         const std::uint32_t needed = limits_.geometry.piece();
+        reason = CopyReason::kDisabled;
+        if (!limits_.zero_copy) return false;
         reason = CopyReason::kLayout;
         if (piece.length == 0) return false;
         reason = CopyReason::kSmall;
@@ -379,6 +505,15 @@ class ReceivePath {
 
     // --- Arrival ---
 
+    // What is to be copied. DMA may have left it in memory only; the processor fetches the rest of
+    // a long frame by itself.
+    static void prefetch(const std::byte* data, std::uint32_t length) {
+        constexpr std::uint32_t kLine = 64;
+        constexpr std::uint32_t kMost = 8 * kLine;
+        for (std::uint32_t at = 0; at < std::min(length, kMost); at += kLine)
+            __builtin_prefetch(data + at);
+    }
+
     // Whether `cursor` comes before `limit`; both lie within the FIFO.
     static bool before(std::uint32_t cursor, std::uint32_t limit) {
         return static_cast<std::int32_t>(cursor - limit) < 0;
@@ -397,6 +532,7 @@ class ReceivePath {
         if (arriving_ == 0) return;
         for (std::uint32_t i = 0; i < arriving_; ++i) {
             slot(returned_ + i).kind = Kind::kHost;
+            slot(returned_ + i).header = nullptr;
             slot(returned_ + i).piece_count = 0;
         }
         line_up();
@@ -405,6 +541,11 @@ class ReceivePath {
     void line_up() {
         slot(returned_).frame_pieces = static_cast<std::uint8_t>(arriving_);
         returned_ += std::exchange(arriving_, 0);
+    }
+
+    Cut ask_hook(void* whole_frame) {
+        const FramePiece only{Buffers::data(whole_frame), Buffers::length(whole_frame)};
+        return hook_(std::span(&only, 1));
     }
 
     void ask_hook() {
@@ -458,12 +599,134 @@ class ReceivePath {
 
     // --- Completion ---
 
+    // Frames in plain slots are served by runs; each of the others, and what is pending, on its
+    // own.
+    template <DeviceRing Ring, class ReturnAll>
+    std::uint32_t receive_on(Ring& ring, std::span<void* const> frames, ReturnAll& return_all) {
+        std::uint32_t completed = pending() > 0 ? complete_ready(ring) : 0;
+        while (!frames.empty()) {
+            const std::size_t left = frames.size();
+            completed += complete_plain(ring, frames);
+            if (frames.empty() && pending() == 0) break;
+            if (frames.size() == left) return_all(take_front(frames));
+            while (!frames.empty() && !(plain_.is(returned_) && Buffers::whole(frames.front()))) {
+                return_all(take_front(frames));
+            }
+            completed += complete_ready(ring);
+        }
+        if (completed > 0) ring.publish();
+        return completed;
+    }
+
+    static void* take_front(std::span<void* const>& frames) {
+        void* const front = frames.front();
+        frames = frames.subspan(1);
+        return front;
+    }
+
+    // Takes the first of `frames` as far as they came in plain slots, and completes them. One that
+    // the hook cuts is the last taken, and pending. Returns how many are completed.
     template <DeviceRing Ring>
-    std::uint32_t complete_on(Ring& ring) {
+    std::uint32_t complete_plain(Ring& ring, std::span<void* const>& frames) {
+        if (pending() > 0) return 0;
+        const auto most = static_cast<std::uint32_t>(
+            plain_.row(returned_, std::min<std::size_t>(frames.size(), owned_by_nic())));
+        void* const* const due = plain_.buffers(returned_);
+        Cut cut;
+        std::uint32_t count = 0;
+        for (; count < most && frames[count] == due[count] && simple(due[count]); ++count) {
+            if constexpr (kHooked) {
+                cut = ask_hook(due[count]);
+                if (cut != Cut{}) break;
+            }
+        }
+        finish_plain(ring, frames.first(count));
+        frames = frames.subspan(count);
+        if constexpr (kHooked) {
+            if (cut != Cut{}) cut_plain(take_front(frames), cut);
+        }
+        return count;
+    }
+
+    // A frame in one buffer, which fits where it may have to be copied: one that does not is an
+    // error of the NIC.
+    bool simple(const void* frame) const {
+        return Buffers::whole(frame) &&
+               (limits_.zero_copy || Buffers::length(frame) <= limits_.geometry.piece());
+    }
+
+    // REQUIRES: all of `done` came in plain slots, and nothing is pending.
+    template <DeviceRing Ring>
+    void finish_plain(Ring& ring, std::span<void* const> done) {
+        const auto count = static_cast<std::uint32_t>(done.size());
+        if (!limits_.zero_copy) {
+            copy_plain(done);
+        } else if (verified_flags_ != 0) {
+            correct_flags(done);
+        }
+        const std::uint32_t header_size = header_size_;
+        std::uint64_t bytes = 0;
+        ring.complete_singles(count, plain_.ids(returned_), [&](std::uint32_t i) {
+            const std::uint32_t length = Buffers::length(done[i]);
+            bytes += length;
+            return header_size + length;
+        });
+        idle_.put(done);
+        returned_ += count;
+        complete_ += count;
+        if (limits_.zero_copy) {
+            counters_.zero_copied.add(count);
+        } else {
+            counters_.copy(CopyReason::kDisabled, count);
+            counters_.moved_bytes.add(bytes);
+        }
+        counters_.rx_packets.add(count);
+        counters_.rx_bytes.add(bytes);
+    }
+
+    void copy_plain(std::span<void* const> done) {
+        std::byte* const* const to = plain_.targets(returned_);
+        for (std::size_t i = 0; i < done.size(); ++i) {
+            __builtin_prefetch(to[i], 1);
+            prefetch(Buffers::data(done[i]), Buffers::length(done[i]));
+        }
+        for (std::size_t i = 0; i < done.size(); ++i) {
+            const std::uint8_t flags = Buffers::take_verdict(done[i]) ? verified_flags_ : 0;
+            ReceivedHeader(flags).write(to[i], header_size_);
+            std::memcpy(to[i] + header_size_, Buffers::data(done[i]), Buffers::length(done[i]));
+        }
+    }
+
+    // Frames mostly are what those before them were, so the header said the same when its buffer
+    // was posted; where not, it is corrected.
+    void correct_flags(std::span<void* const> done) {
+        const std::uint8_t* const said = plain_.flags(returned_);
+        for (std::size_t i = 0; i < done.size(); ++i) {
+            likely_flags_ = Buffers::take_verdict(done[i]) ? verified_flags_ : 0;
+            if (likely_flags_ == said[i]) continue;
+            ReceivedHeader(likely_flags_)
+                .write(Buffers::data(done[i]) - header_size_, header_size_);
+        }
+    }
+
+    // A frame that came in a plain slot, of which the hook has decided.
+    void cut_plain(void* buffer, const Cut& cut) {
+        expand(returned_);
+        Slot& due = slot(returned_);
+        due.length = static_cast<std::uint16_t>(Buffers::length(buffer));
+        due.index = 0;
+        due.verdict = {};
+        due.flags = Buffers::take_verdict(buffer) ? verified_flags_ : 0;
+        arriving_ = 1;
+        apply(cut);
+        line_up();
+    }
+
+    template <DeviceRing Ring>
+    std::uint32_t complete_ready(Ring& ring) {
         bind(ring);
         std::uint32_t frames = 0;
         while (complete_ != returned_ && complete_front(ring)) ++frames;
-        if (frames > 0) ring.publish();
         return frames;
     }
 
@@ -473,7 +736,8 @@ class ReceivePath {
         Slot& front = slot(complete_);
         const std::uint32_t count = front.frame_pieces;
         std::uint32_t bound = std::min(bound_ - complete_, count);
-        if (bound == 1 && count == 1 && front.kind == Kind::kGuest && !dropped(front)) [[likely]] {
+        if (bound == 1 && count == 1 && front.header != nullptr && !dropped(front) &&
+            front.length <= limits_.geometry.piece()) [[likely]] {
             finish_single(ring, front);
             return true;
         }
@@ -487,11 +751,18 @@ class ReceivePath {
         return true;
     }
 
-    // The common case: a frame in one buffer, and that is the guest's.
+    // The common cases: a frame in one buffer, which is the guest's or goes to one.
     template <DeviceRing Ring>
     void finish_single(Ring& ring, Slot& done) {
-        write_header(done.header, header_size_, done.flags);
-        counters_.zero_copied.add(1);
+        ReceivedHeader(done.flags).write(done.header, header_size_);
+        if (done.kind == Kind::kGuest) {
+            counters_.zero_copied.add(1);
+        } else {
+            std::memcpy(done.header + header_size_, Buffers::data(done.buffer) + front(done),
+                        done.length);
+            counters_.moved_bytes.add(done.length);
+            counters_.copy(done.reason);
+        }
         count_received(done.length);
         release(ring, done, header_size_ + done.length);
         ++complete_;
@@ -538,12 +809,17 @@ class ReceivePath {
         return true;
     }
 
-    std::span<const Piece> chain_of(const Slot& piece) const {
-        return bound_pieces_.at(piece.first_piece, piece.piece_count);
+    // Where a bound H's chain goes, valid until this is asked again.
+    std::span<const Piece> chain_of(const Slot& piece) {
+        if (piece.header == nullptr) {
+            return bound_pieces_.at(piece.first_piece, piece.piece_count);
+        }
+        straight_ = {piece.header, straight_room(), nullptr};
+        return {&straight_, 1};
     }
 
     // Bytes a bound H's chain holds, header included, as far as they are reachable().
-    std::uint32_t capacity(const Slot& piece) const {
+    std::uint32_t capacity(const Slot& piece) {
         std::uint32_t bytes = 0;
         for (const Piece& to : chain_of(piece)) bytes = saturating_sum(bytes, to.length);
         return bytes;
@@ -591,7 +867,7 @@ class ReceivePath {
             return true;
         }
         if (i == 0) {
-            write_header(piece.header, header_size_, piece.flags, num_buffers);
+            ReceivedHeader(piece.flags, num_buffers).write(piece.header, header_size_);
         } else {
             const Carried carried = carried_to(i);
             std::memcpy(piece.header, carried.data(), carried.size());
@@ -634,7 +910,7 @@ class ReceivePath {
 
     void put_header(Scatter& to, std::uint16_t num_buffers) {
         std::byte header[kHeaderSize];
-        write_header(header, header_size_, slot(complete_).flags, num_buffers);
+        ReceivedHeader(slot(complete_).flags, num_buffers).write(header, header_size_);
         to.put({header, header_size_});
     }
 
@@ -647,7 +923,7 @@ class ReceivePath {
     void release(Ring& ring, Slot& done, std::uint32_t written) {
         if (done.head.entries != 0) [[likely]]
             ring.complete(done.head, written);
-        idle_.push_back(done.buffer);
+        idle_.put(done.buffer);
     }
 
     void count_received(std::uint32_t length) {
@@ -699,7 +975,10 @@ class ReceivePath {
         const auto consider = [&](Head head) {
             if (head.entries > longest.entries) longest = head;
         };
-        for (std::uint32_t at = complete_; at != bound_; ++at) consider(slot(at).head);
+        for (std::uint32_t at = complete_; at != bound_; ++at) {
+            expand(at);
+            consider(slot(at).head);
+        }
         for (const auto& chain : gathered_.chains()) consider(chain.head);
         return ring.exhausted(longest);
     }
@@ -752,7 +1031,7 @@ class ReceivePath {
         while (complete_ != returned_) {
             if (!dropped(slot(complete_))) ++frames;
             for (std::uint32_t left = slot(complete_).frame_pieces; left > 0; --left) {
-                idle_.push_back(slot(complete_++).buffer);
+                idle_.put(slot(complete_++).buffer);
             }
         }
         counters_.drop(DropReason::kStopped, frames);
@@ -771,7 +1050,7 @@ class ReceivePath {
             if (freed + count == pending()) break;
             if (!dropped(last)) ++frames;
             for (std::uint32_t i = 0; i < count; ++i) {
-                idle_.push_back(slot(returned_ - 1 - freed - i).buffer);
+                idle_.put(slot(returned_ - 1 - freed - i).buffer);
             }
             freed += count;
         }
@@ -781,6 +1060,11 @@ class ReceivePath {
         complete_ += freed;
         bound_ += freed;
         counters_.drop(broken_ ? DropReason::kBroken : DropReason::kNoBuffer, frames);
+    }
+
+    void shed_pending() {
+        if (pending() > limits_.pending_cap) [[unlikely]]
+            drop_newest(pending() - limits_.pending_cap);
     }
 
     void set_broken(RingError error) {
@@ -797,6 +1081,7 @@ class ReceivePath {
     const GuestMemory* memory_ = nullptr;
     std::uint32_t header_size_ = kHeaderSize;
     std::uint8_t verified_flags_ = 0;  // of the header of a frame whose checksum the NIC verified
+    std::uint8_t likely_flags_ = 0;    // of the frame before
     bool mergeable_ = false;
     bool binds_ahead_ = true;  // chains are bound to slots before their frames are there
 
@@ -812,8 +1097,11 @@ class ReceivePath {
 
     const std::uint32_t mask_;
     std::vector<Slot> slots_;
+    PlainSlots plain_;
+    ExtentFinder extents_;  // in the region of the chain posted last
     BoundPieces bound_pieces_;
-    std::vector<void*> idle_;  // capacity reserved for every buffer: never grows
+    Piece straight_;  // chain_of()'s
+    IdleBuffers idle_;
     Chain chain_;
     GatheredChains gathered_;  // not empty: a short chain is at the front of the avail ring
 };

@@ -19,6 +19,20 @@ struct Head {
     std::uint16_t entries = 0;  // descriptors of the ring (not of indirect tables) it occupies
 };
 
+// The one word of a virtqueue that the driver writes when it makes the next chain available.
+struct RingWatch {
+    const std::uint16_t* word = nullptr;
+    std::uint16_t mask = 0;
+    std::uint16_t value = 0;
+    bool news_if_equal = false;
+
+    // A look without ordering.
+    bool has_news() const {
+        const std::uint16_t now = __atomic_load_n(word, __ATOMIC_RELAXED);
+        return ((now & mask) == value) == news_if_equal;
+    }
+};
+
 // Thread rule: one thread at a time; the driver is the other party. All memory ordering lives in
 // the rings.
 template <class Ring>
@@ -26,6 +40,9 @@ concept DeviceRing = requires(Ring ring, const Ring& unchanged, const GuestMemor
                               Chain& chain, Head& head) {
     // Looks for what the driver has made available. False: the ring is broken.
     { ring.refresh() } -> std::same_as<bool>;
+    // What to look at for whether refresh() would find more than it did last, until it is called
+    // again or chains are acquired or completed.
+    { unchanged.watch() } -> std::same_as<RingWatch>;
     // Chains the driver has made available and nobody acquired, as of the last refresh(); at
     // least kLookAhead of them are counted.
     { unchanged.available() } -> std::convertible_to<std::uint32_t>;

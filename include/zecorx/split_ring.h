@@ -7,6 +7,7 @@
 // the ring size); a head is read once, from the slot next_avail() names.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -68,6 +69,11 @@ class SplitRing {
                available() <= layout_.size;
     }
 
+    RingWatch watch() const {
+        return {word(static_cast<const std::byte*>(layout_.avail + kRingIdxOffset)), UINT16_MAX,
+                avail_index_, false};
+    }
+
     std::uint32_t available() const {
         return static_cast<std::uint16_t>(avail_index_ - next_avail_);
     }
@@ -82,6 +88,48 @@ class SplitRing {
         const RingError error = walk(first, chain, head);
         held_entries_ += head.entries;
         return error;
+    }
+
+    // Acquires chains of one direct, device-writable buffer in avail order, while
+    // accept(i, gpa, length) takes the i-th, and notes their ids. The first that is something else
+    // or not taken stays, and is acquired as ever. REQUIRES: limit <= available(), and room for as
+    // many `ids`. Returns how many.
+    template <class Accept>
+    [[gnu::always_inline]] std::uint32_t acquire_singles(std::uint32_t limit, std::uint16_t* ids,
+                                                         Accept&& accept) {
+        read_heads(limit, ids);
+        const std::byte* const table = layout_.desc;
+        const std::uint32_t mask = mask_;
+        std::uint32_t count = 0;
+        for (; count < limit; ++count) {
+            const std::uint32_t id = ids[count];
+            if (id > mask) [[unlikely]]
+                break;
+            const Desc desc = snapshot<Desc>(table + sizeof(Desc) * id);
+            if (desc.flags != kDescWrite || !accept(count, desc.addr, desc.len)) [[unlikely]]
+                break;
+        }
+        next_avail_ = static_cast<std::uint16_t>(next_avail_ + count);
+        held_entries_ += count;
+        return count;
+    }
+
+    // Completes `count` chains of one descriptor with these ids, of which the i-th got length(i)
+    // bytes.
+    template <class Length>
+    [[gnu::always_inline]] void complete_singles(std::uint32_t count, const std::uint16_t* ids,
+                                                 Length&& length) {
+        std::byte* const entries = layout_.used + kRingEntriesOffset;
+        const std::uint32_t mask = mask_;
+        const std::uint32_t first = used_index_;
+        for (std::uint32_t i = 0; i < count; ++i) {
+            const std::size_t slot = (first + i) & mask;
+            // As one word; see ReceivedHeader.
+            const std::uint64_t entry = ids[i] | std::uint64_t{length(i)} << 32;
+            __builtin_memcpy(entries + sizeof entry * slot, &entry, sizeof entry);
+        }
+        used_index_ = static_cast<std::uint16_t>(first + count);
+        held_entries_ -= count;
     }
 
     void complete(Head head, std::uint32_t length) {
@@ -140,6 +188,18 @@ class SplitRing {
     std::uint16_t base() const { return used_index_; }
 
   private:
+    // The next `count` entries of the avail ring, each read once.
+    void read_heads(std::uint32_t count, std::uint16_t* heads) const {
+        const auto* const entries =
+            reinterpret_cast<const std::uint16_t*>(layout_.avail + kRingEntriesOffset);
+        const std::uint32_t slot = next_avail_ & mask_;
+        const std::uint32_t first = std::min(count, layout_.size - slot);
+        std::copy_n(entries + slot, first, heads);
+        if (first < count) std::copy_n(entries, count - first, heads + first);
+        // Keeps the compiler from reading the ring, which the driver may write, once more.
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+
     RingError walk(const Desc& first, Chain& chain, Head& head) const {
         head.entries = 1;
         if ((first.flags & kDescIndirect) == 0) {

@@ -72,6 +72,18 @@ class TransmitPath {
         return std::visit([](auto& ring) { return ring.call_wanted(); }, ring_);
     }
 
+    // Whether there are chains for burst() to take.
+    bool has_chains() const {
+        return std::visit(
+            [](const auto& ring) { return ring.available() > 0 || ring.watch().has_news(); },
+            ring_);
+    }
+
+    // What to look at for whether there are, once there are none.
+    RingWatch watch() const {
+        return std::visit([](const auto& ring) { return ring.watch(); }, ring_);
+    }
+
     bool attached() const { return memory_ != nullptr; }
     bool broken() const { return broken_; }
     RingError error() const { return error_; }

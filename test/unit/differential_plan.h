@@ -71,9 +71,10 @@ inline std::string describe(const Plan& plan) {
         << std::dec << ", MTU " << plan.mtu << ", F " << plan.geometry().max_frame
         << ", NIC buffer " << plan.geometry().nic_buffer << ", NIC ring " << plan.bed.nic_ring
         << ", PMD mode " << static_cast<int>(plan.bed.pmd) << ", low water " << plan.bed.low_water
-        << ", pending cap " << plan.bed.pending_cap << ", guest ring " << plan.bed.driver.rx_size
-        << " from index " << plan.bed.driver.first_index << ", at most " << plan.most_posted
-        << " posted, " << plan.regions << " regions, "
+        << ", pending cap " << plan.bed.pending_cap << (plan.bed.zero_copy ? "" : ", copying")
+        << ", guest ring " << plan.bed.driver.rx_size << " from index "
+        << plan.bed.driver.first_index << ", at most " << plan.most_posted << " posted, "
+        << plan.regions << " regions, "
         << (plan.bed.iova == DeviceView::Iova::kScattered ? "scattered" : "contiguous")
         << " pages, " << plan.frames << " frames, layouts";
     for (const RxLayout& layout : plan.layouts) out << " [" << layout.name() << ']';
@@ -236,6 +237,7 @@ inline Plan draw_plan(std::uint32_t seed) {
     plan.bed.low_water = dice.any_of({32U, 64U});
     plan.bed.pending_cap = dice.any_of({1U, 16U, 64U, 256U});
     plan.bed.iova = dice.any_of({DeviceView::Iova::kContiguous, DeviceView::Iova::kScattered});
+    plan.bed.zero_copy = !dice.one_in(16);
     plan.layouts = plan_detail::draw_layouts(plan, dice);
     plan.bed.driver.layout = plan.layouts.front();
     plan.habits = plan_detail::draw_habits(dice);

@@ -109,6 +109,7 @@ TEST_CASE("without further keys a VM gets what a port usually gives") {
     CHECK(vm.trunk.empty());
     CHECK_FALSE(vm.promisc);
     CHECK(vm.allmulti);
+    CHECK(vm.zerocopy);
     CHECK_FALSE(vm.rxbuf.has_value());
     CHECK(options.nic.mtu == 1500);
 }
@@ -116,7 +117,7 @@ TEST_CASE("without further keys a VM gets what a port usually gives") {
 TEST_CASE("a VM's keys say which frames it gets") {
     const Options options = parse({"--vdev",
                                    "a,mac=52:54:00:00:00:0a,mac=52:54:00:00:00:0b,learn=1,"
-                                   "vlan=4094,promisc=1,allmulti=0,rxbuf=16384",
+                                   "vlan=4094,promisc=1,allmulti=0,zerocopy=0,rxbuf=16384",
                                    "--vdev", "b,trunk=20:10:100-103:101,rxbuf=auto"});
     const VmOptions& access = options.vms[0];
     REQUIRE(access.macs.size() == 2);
@@ -125,6 +126,7 @@ TEST_CASE("a VM's keys say which frames it gets") {
     CHECK(access.vlan == 4094);
     CHECK(access.promisc);
     CHECK_FALSE(access.allmulti);
+    CHECK_FALSE(access.zerocopy);
     CHECK(access.rxbuf == 16384u);
     CHECK(options.vms[1].trunk == std::vector<std::uint16_t>{10, 20, 100, 101, 102, 103});
     CHECK_FALSE(options.vms[1].rxbuf.has_value());

@@ -360,6 +360,20 @@ TEST_CASE("a rewound packed ring hands out the held chains again, as the driver 
     CHECK(is_used(queue.desc(0), false));
 }
 
+TEST_CASE("news of a packed ring are chains that were made available since the last look") {
+    RawQueue queue(8);
+    PackedRing ring = queue.ring();
+    for (std::uint16_t i = 0; i < 20; ++i) {
+        CHECK_FALSE(ring.watch().has_news());
+        queue.post_chain(i % 8, 1);
+        CHECK(ring.watch().has_news());
+        REQUIRE(ring.refresh());
+        CHECK_FALSE(ring.watch().has_news());
+        ring.complete(take(ring, queue), 64);
+        ring.publish();
+    }
+}
+
 TEST_CASE("refresh looks some chains ahead, and on when they are taken") {
     RawQueue queue(512);
     PackedRing ring = queue.ring();

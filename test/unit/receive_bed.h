@@ -22,6 +22,7 @@ struct FakeBuffer {
     std::span<std::byte> room;
     std::byte* data = nullptr;
     std::uint64_t iova = 0;  // kHost: the room
+    Delivery delivered{};    // as the PMD will say
     static constexpr std::uint64_t kHost = 0;
 };
 
@@ -36,6 +37,12 @@ struct FakeBuffers {
         host->iova = FakeBuffer::kHost;
     }
     static std::byte* data(void* buffer) { return static_cast<FakeBuffer*>(buffer)->data; }
+    static bool whole(const void* first) { return delivery(first).end_of_frame; }
+    static std::uint32_t length(const void* buffer) { return delivery(buffer).length; }
+    static bool take_verdict(void* whole) { return delivery(whole).checksum_verified; }
+    static const Delivery& delivery(const void* buffer) {
+        return static_cast<const FakeBuffer*>(buffer)->delivered;
+    }
 };
 
 // How the PMD replaces the buffers it delivers.
@@ -52,6 +59,7 @@ struct ReceiveBedOptions {
     std::uint32_t nic_ring = 512;
     std::uint32_t low_water = 64;
     std::uint32_t pending_cap = 256;
+    bool zero_copy = true;
     DeviceView::Iova iova = DeviceView::Iova::kContiguous;
 };
 
@@ -70,7 +78,8 @@ class HookedReceiveBed {
           path_(static_cast<std::uint32_t>(buffers_.size()),
                 {.geometry = options.geometry,
                  .low_water = options.low_water,
-                 .pending_cap = options.pending_cap},
+                 .pending_cap = options.pending_cap,
+                 .zero_copy = options.zero_copy},
                 counters_, std::move(hook)) {
         const std::size_t room = options.geometry.nic_buffer;
         for (std::size_t i = 0; i < buffers_.size(); ++i) {
@@ -96,9 +105,9 @@ class HookedReceiveBed {
     // holds, then the path lets go.
     std::uint16_t stop() {
         for (std::size_t i = 0; i <= options_.nic_ring / kBurst; ++i) poll();
-        for (const Filled& filled : assembling_) path_.give_back(filled.buffer);
+        for (void* buffer : assembling_) path_.give_back(buffer);
         assembling_.clear();
-        for (const Filled& filled : filled_) path_.give_back(filled.buffer);
+        for (void* buffer : filled_) path_.give_back(buffer);
         filled_.clear();
         for (void* buffer : posted_) path_.give_back(buffer);
         posted_.clear();
@@ -135,13 +144,16 @@ class HookedReceiveBed {
 
     // One poll of the worker. Returns how many frames were completed.
     std::uint32_t poll() {
-        std::uint32_t delivered = 0;
-        for (const Filled& filled : rx_burst()) {
-            path_.returned(filled.buffer, filled.delivery);
-            if (filled.delivery.end_of_frame) ++delivered;
+        const std::vector<void*> buffers = rx_burst();
+        std::vector<void*> frames;  // the first buffer of each
+        bool begins = true;
+        for (void* buffer : buffers) {
+            if (begins) frames.push_back(buffer);
+            begins = FakeBuffers::delivery(buffer).end_of_frame;
         }
-        const std::uint32_t completed = path_.complete();
-        if (observer_) observer_(delivered, completed);
+        const std::uint32_t completed = path_.receive(
+            frames, [&](void* first) { return_all(std::ranges::find(buffers, first)); });
+        if (observer_) observer_(static_cast<std::uint32_t>(frames.size()), completed);
         return completed;
     }
 
@@ -163,20 +175,25 @@ class HookedReceiveBed {
     }
 
   private:
-    struct Filled {
-        void* buffer;
-        Delivery delivery;
-    };
     static constexpr std::size_t kBurst = 32;
+
+    // Returns the buffers of the frame that begins here.
+    void return_all(std::vector<void*>::const_iterator buffer) {
+        for (bool more = true; more; ++buffer) {
+            const Delivery& delivery = FakeBuffers::delivery(*buffer);
+            path_.returned(*buffer, delivery);
+            more = !delivery.end_of_frame;
+        }
+    }
 
     // What the NIC says of a frame counts in its last descriptor; the others' is anything.
     void fill_next(std::span<const std::byte> bytes, bool end_of_frame) {
         auto* buffer = static_cast<FakeBuffer*>(posted_.front());
         posted_.pop_front();
         dma_write(*buffer, bytes);
-        filled_.push_back({buffer,
-                           {static_cast<std::uint32_t>(bytes.size()), end_of_frame,
-                            checksum_verified_ == end_of_frame}});
+        buffer->delivered = {static_cast<std::uint32_t>(bytes.size()), end_of_frame,
+                             checksum_verified_ == end_of_frame};
+        filled_.push_back(buffer);
     }
 
     void dma_write(FakeBuffer& buffer, std::span<const std::byte> frame) {
@@ -206,7 +223,7 @@ class HookedReceiveBed {
     }
 
     // Whole frames only: the PMD keeps what has come of one until its end is there.
-    std::vector<Filled> rx_burst() {
+    std::vector<void*> rx_burst() {
         if (!refill_missing()) return {};
         for (std::size_t i = 0; i < kBurst && !filled_.empty(); ++i) {
             if (options_.pmd == PmdMode::kScalar && !refill(1)) break;
@@ -214,9 +231,10 @@ class HookedReceiveBed {
             filled_.pop_front();
             if (options_.pmd != PmdMode::kScalar) ++missing_;
         }
-        const auto end = std::find_if(assembling_.rbegin(), assembling_.rend(),
-                                      [](const Filled& f) { return f.delivery.end_of_frame; });
-        std::vector<Filled> frames(assembling_.begin(), end.base());
+        const auto end =
+            std::find_if(assembling_.rbegin(), assembling_.rend(),
+                         [](const void* buffer) { return FakeBuffers::whole(buffer); });
+        std::vector<void*> frames(assembling_.begin(), end.base());
         assembling_.erase(assembling_.begin(), end.base());
         return frames;
     }
@@ -241,9 +259,9 @@ class HookedReceiveBed {
     std::unique_ptr<std::byte[]> rooms_;  // of buffers_
     VmCounters counters_;
     ReceivePath<FakeBuffers, Hook> path_;
-    std::deque<void*> posted_;        // the NIC's descriptor ring
-    std::deque<Filled> filled_;       // written back, not delivered yet
-    std::vector<Filled> assembling_;  // delivered but for the end of their frame
+    std::deque<void*> posted_;       // the NIC's descriptor ring
+    std::deque<void*> filled_;       // written back, not delivered yet
+    std::vector<void*> assembling_;  // delivered but for the end of their frame
     PollObserver observer_;
     bool checksum_verified_ = false;
     std::size_t missing_ = 0;  // descriptors the PMD has not refilled

@@ -77,6 +77,23 @@ TEST_CASE("a rewound ring hands out the held heads again in the same order") {
     CHECK(take(ring, view).id == first.id);
 }
 
+TEST_CASE("news are chains that were made available since the last look") {
+    FakeMemory memory(4_MiB);
+    SplitQueueDriver queue(memory, 8, 65534);
+    const DeviceView view(memory);
+    SplitRing ring = view.ring(queue, memory);
+    const Piece piece{memory.allocate(64), 64, true};
+    for (int i = 0; i < 4; ++i) {
+        CHECK_FALSE(ring.watch().has_news());
+        queue.add({&piece, 1});
+        CHECK_FALSE(ring.watch().has_news());
+        queue.publish();
+        CHECK(ring.watch().has_news());
+        REQUIRE(ring.refresh());
+    }
+    CHECK_FALSE(ring.watch().has_news());
+}
+
 TEST_CASE("calls follow the driver's NO_INTERRUPT flag, kicks follow ours") {
     FakeMemory memory(4_MiB);
     SplitQueueDriver queue(memory, 8);
