@@ -1,7 +1,7 @@
 // What a receive hook costs: cycles a frame of the receive path, without a hook and with four.
 //
-// NIC, path and guest take turns on one core, and only the path's turn is timed: returned(),
-// complete() and dequeue() for a burst. The variants take turns too, in many short rounds, and the
+// NIC, path and guest take turns on one core, and only the path's turn is timed: receive() and
+// dequeue() for a burst. The variants take turns too, in many short rounds, and the
 // median of a variant's rounds counts, so what else the machine does hits all of them or none.
 #include <fmt/format.h>
 #include <sched.h>
@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cycles.h"
 #include "zecorx/decapsulation.h"
 #include "zecorx/receive_path.h"
 
@@ -93,14 +94,20 @@ Frame vxlan(std::size_t size) {
 struct Buffer {
     std::byte* data = nullptr;
     bool in_guest = false;
+    std::uint32_t length = 0;  // bytes the NIC wrote
 };
 
 struct Buffers {
     static void aim_at_guest(void* buffer, std::byte* data, std::uint64_t) {
-        *static_cast<Buffer*>(buffer) = {data, true};
+        *static_cast<Buffer*>(buffer) = {data, true, 0};
     }
     static void aim_at_host(void* buffer) { *static_cast<Buffer*>(buffer) = {}; }
     static std::byte* data(void* buffer) { return static_cast<Buffer*>(buffer)->data; }
+    static bool whole(const void*) { return true; }
+    static std::uint32_t length(const void* buffer) {
+        return static_cast<const Buffer*>(buffer)->length;
+    }
+    static bool take_verdict(void*) { return false; }
 };
 
 // Guest memory: a split receiveq whose every descriptor is a buffer, and the buffers. Heads come
@@ -161,13 +168,6 @@ class Guest {
 
 enum class Cache { kWarm, kFlushed };
 
-std::uint64_t now() {
-    _mm_lfence();
-    const std::uint64_t cycles = __rdtsc();
-    _mm_lfence();
-    return cycles;
-}
-
 // One variant: a guest, a path and the NIC between them.
 template <ReceiveHook Hook>
 class Lane {
@@ -189,10 +189,10 @@ class Lane {
     std::uint64_t burst(const Frame& frame, Cache cache) {
         const std::span<void*> due = next(at_);
         for (void* buffer : due) arrive(*static_cast<Buffer*>(buffer), frame, cache);
-        const Delivery delivery{.length = static_cast<std::uint32_t>(frame.size())};
         const std::uint64_t start = now();
-        for (void* buffer : due) path_.returned(buffer, delivery);
-        const std::uint32_t completed = path_.complete();
+        const std::uint32_t completed = path_.receive(due, [&](void* buffer) {
+            path_.returned(buffer, {.length = Buffers::length(buffer)});
+        });
         const bool refilled = path_.dequeue(due, Refill::kMayRefuse);
         const std::uint64_t cycles = now() - start;
         at_ = (at_ + kBurst) % kPosted;
@@ -213,9 +213,10 @@ class Lane {
   private:
     std::span<void*> next(std::uint32_t at) { return std::span(posted_).subspan(at, kBurst); }
 
-    static void arrive(const Buffer& buffer, const Frame& frame, Cache cache) {
+    static void arrive(Buffer& buffer, const Frame& frame, Cache cache) {
         if (!buffer.in_guest) throw std::runtime_error("a buffer is not the guest's");
         std::memcpy(buffer.data, frame.data(), frame.size());
+        buffer.length = static_cast<std::uint32_t>(frame.size());
         if (cache == Cache::kWarm) return;
         // From the header's line on, as DMA past the cache leaves them.
         for (std::byte* line = buffer.data - kHeaderSize; line < buffer.data + frame.size();
@@ -236,22 +237,6 @@ class Lane {
 };
 
 // --- Measuring ---
-
-double median(std::vector<double> of) {
-    const auto middle = of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2);
-    std::ranges::nth_element(of, middle);
-    return *middle;
-}
-
-// What two readings of the clock cost between them.
-std::uint64_t clock_cost() {
-    std::uint64_t least = UINT64_MAX;
-    for (int i = 0; i < 1000; ++i) {
-        const std::uint64_t start = now();
-        least = std::min(least, now() - start);
-    }
-    return least;
-}
 
 struct Plan {
     int rounds;
@@ -326,14 +311,6 @@ void run(const Plan& plan) {
     }
 }
 
-// Ticks of two cores may differ.
-void stay_on_this_core() {
-    cpu_set_t core;
-    CPU_ZERO(&core);
-    CPU_SET(static_cast<unsigned>(::sched_getcpu()), &core);
-    ::sched_setaffinity(0, sizeof core, &core);
-}
-
 }  // namespace
 }  // namespace zecorx::bench
 
@@ -346,7 +323,7 @@ int main(int argc, char** argv) {
         return 2;
     }
     try {
-        zecorx::bench::stay_on_this_core();
+        zecorx::bench::stay_on(static_cast<unsigned>(::sched_getcpu()));
         zecorx::bench::run(option.empty() ? Plan{2000, 8} : Plan{3, 2});
     } catch (const std::exception& error) {
         fmt::print(stderr, "receive_hook_bench: {}\n", error.what());

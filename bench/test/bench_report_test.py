@@ -1,8 +1,5 @@
 #!/usr/bin/python3
-"""Tests of bench-report. Usage: bench_report_test.py BENCH_REPORT SAMPLE_RESULTS
-
-With REPORT_FILE set, the test cases are counted there, as scripts/lib/count-results reads it.
-"""
+"""Tests of bench-report. Usage: bench_report_test.py BENCH_REPORT SAMPLE_RESULTS"""
 
 import html.parser
 import json
@@ -15,10 +12,13 @@ import tempfile
 import unittest
 import xml.etree.ElementTree as ElementTree
 
+import counted
+
 PROGRAM, SAMPLE = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 VOID_ELEMENTS = {"meta"}
-SECTION_HEADINGS = {"receive": "Receive", "vms": "Many VMs", "idle": "Idle VMs",
-                    "latency": "Latency", "attach": "Attach and detach", "memory": "Memory of a VM"}
+SECTION_HEADINGS = {"receive": "Receive", "segmented": "Segmented frames", "jumbo": "Jumbo frames",
+                    "vms": "Many VMs", "idle": "Idle VMs", "latency": "Latency",
+                    "attach": "Attach and detach", "memory": "Memory of a VM"}
 
 
 def sample() -> dict:
@@ -122,6 +122,9 @@ class ReportOfSample(unittest.TestCase):
             self.assertIn(word, line)
             self.assertIn(target["name"], line.replace("\\", ""))
 
+    def test_says_where_a_target_was_measured_worst(self):
+        self.assertIn("1518 bytes, fake guest, split ring", self.page.cells)
+
     def test_has_machine_versions_settings_and_command(self):
         for text in ("Sample CPU <not measured>", "48 KiB", "DPDK 22.11.11", "200000",
                      sample()["command"], sample()["started"]):
@@ -164,8 +167,8 @@ class ReportOfSample(unittest.TestCase):
         inline = re.findall(r"<svg.*?</svg>", self.html, re.DOTALL)
         names = re.findall(r"!\[.*?\]\((.*?)\)", self.markdown)
         self.assertEqual(names, [f"{name}.svg" for name in (
-            "receive-01-warm", "receive-01-flushed", "receive-02-warm", "vms", "idle", "latency",
-            "attach", "memory")])
+            "receive-01-warm", "receive-01-flushed", "receive-02-warm", "segmented-01-warm",
+            "jumbo-01-warm", "vms", "idle", "latency", "attach", "memory")])
         self.assertEqual(len(inline), len(names))
         for svg in inline + [(self.directory / name).read_text("utf-8") for name in names]:
             self.assertEqual(ElementTree.fromstring(svg).tag, "{http://www.w3.org/2000/svg}svg")
@@ -188,6 +191,10 @@ class ReportOfSample(unittest.TestCase):
         self.assertTrue(everywhere in warm and everywhere in flushed)
         self.assertTrue(warm_only in warm and warm_only not in flushed)
         self.assertIn("wanted &gt;= 10 at 1518<", warm)
+
+    def test_draws_no_target_for_whole_frames_where_frames_are_cut(self):
+        segmented = (self.directory / "segmented-01-warm.svg").read_text("utf-8")
+        self.assertNotIn("wanted", segmented)
 
 
 class OtherResults(unittest.TestCase):
@@ -287,20 +294,5 @@ class OtherResults(unittest.TestCase):
         self.assert_refused(done, "python3-matplotlib", "none here")
 
 
-def write_counts(path: str, result: unittest.TestResult) -> None:
-    failed = len(result.failures) + len(result.errors)
-    root = ElementTree.Element("Catch2TestRun", name=pathlib.Path(__file__).name)
-    ElementTree.SubElement(root, "OverallResultsCases", expectedFailures="0", failures=str(failed),
-                           successes=str(max(0, result.testsRun - failed)))
-    ElementTree.ElementTree(root).write(path)
-
-
-def main() -> int:
-    outcome = unittest.main(argv=sys.argv[:1], exit=False, verbosity=2).result
-    if "REPORT_FILE" in os.environ:
-        write_counts(os.environ["REPORT_FILE"], outcome)
-    return 0 if outcome.wasSuccessful() else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    counted.main()
