@@ -185,7 +185,12 @@ class ReceivePath {
         due.index = static_cast<std::uint8_t>(arriving_++);
         due.verdict = {};
         __builtin_prefetch(due.header, 1);
-        if (due.kind == Kind::kHost) prefetch(Buffers::data(buffer), delivery.length);
+        if (due.kind == Kind::kHost) {
+            prefetch(Buffers::data(buffer), delivery.length);
+        } else if (!delivery.end_of_frame) {
+            // Its last bytes go to the next piece's chain.
+            __builtin_prefetch(Buffers::data(buffer) + delivery.length - 1);
+        }
         if (delivery.end_of_frame) [[likely]]
             end_frame(delivery.checksum_verified ? verified_flags_ : std::uint8_t{0});
     }
