@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <stdexcept>
 
 #include "table.h"
 
@@ -88,13 +87,6 @@ Parties::Parties(Bed& bed, std::span<const std::size_t> lanes, const GuestOption
         await_running(lane);
         all_.push_back({lane, guests_.back().get()});
     }
-}
-
-const Party& Parties::of(Backend backend) const {
-    const auto found = std::ranges::find_if(
-        all_, [backend](const Party& party) { return party.lane.backend() == backend; });
-    if (found == all_.end()) throw std::logic_error("no such backend on this bed");
-    return *found;
 }
 
 Point compare(soft82599::Port& nic, std::span<const Party> parties, Cache cache, std::size_t size,

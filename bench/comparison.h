@@ -23,8 +23,6 @@ class Parties {
     Parties& operator=(const Parties&) = delete;
 
     std::span<const Party> all() const { return all_; }
-    // Of this backend, the first.
-    const Party& of(Backend backend) const;
 
   private:
     std::vector<std::unique_ptr<Guest>> guests_;

@@ -8,8 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "guest/packed_queue_driver.h"
-#include "guest/split_queue_driver.h"
+#include "guest/queue_driver.h"
 #include "zecorx/virtio.h"
 
 namespace zecorx::bench {
@@ -33,13 +32,8 @@ test::Frontend negotiate(const std::string& socket, std::uint64_t features) {
 }
 
 std::unique_ptr<test::QueueDriver> make_queue(test::FakeMemory& memory, std::uint16_t size,
-                                              bool packed) {
-    std::unique_ptr<test::QueueDriver> queue;
-    if (packed) {
-        queue = std::make_unique<test::PackedQueueDriver>(memory, size);
-    } else {
-        queue = std::make_unique<test::SplitQueueDriver>(memory, size);
-    }
+                                              std::uint64_t features) {
+    auto queue = test::make_queue_driver(memory, size, features);
     queue->want_calls(false);
     return queue;
 }
@@ -62,8 +56,8 @@ FakeDriver::FakeDriver(std::shared_ptr<test::FakeMemory> memory, const std::stri
       header_(net_header_size(features_)),
       memory_(std::move(memory)),
       frontend_(negotiate(socket, features_)),
-      receiveq_(make_queue(*memory_, options.ring, options.packed)),
-      transmitq_(make_queue(*memory_, kTransmitRing, options.packed)),
+      receiveq_(make_queue(*memory_, options.ring, features_)),
+      transmitq_(make_queue(*memory_, kTransmitRing, features_)),
       buffers_(options.ring) {
     fill(options.buffers);
 }

@@ -7,17 +7,14 @@
 #include <memory>
 #include <stdexcept>
 
+#include "soft82599/frame.h"
+
 namespace zecorx::bench {
 namespace {
 
 constexpr std::size_t kCrc = 4;
 // The PMD takes 32 descriptors at a time, and a burst of jumbo frames may have ten times as many.
 constexpr unsigned kMaxPolls = 32;
-
-void put16(Frame& frame, std::size_t at, std::size_t value) {
-    frame[at] = static_cast<std::byte>(value >> 8);
-    frame[at + 1] = static_cast<std::byte>(value & 0xFF);
-}
 
 std::uint64_t clock() {
     static const std::uint64_t cost = clock_cost();
@@ -120,13 +117,13 @@ Frame make_frame(const MacAddress& to, std::size_t size) {
     for (std::size_t i = 0; i < frame.size(); ++i) frame[i] = static_cast<std::byte>(i * 7 + 1);
     std::memcpy(frame.data(), to.bytes.data(), to.bytes.size());
     frame[6] = std::byte{0x02};
-    put16(frame, 12, 0x0800);
-    put16(frame, kIp, 0x4500);
-    put16(frame, kIp + 2, frame.size() - kIp);
-    put16(frame, kIp + 6, 0x4000);  // don't fragment
+    soft82599::store_be16(frame, 12, 0x0800);
+    soft82599::store_be16(frame, kIp, 0x4500);
+    soft82599::store_be16(frame, kIp + 2, static_cast<std::uint16_t>(frame.size() - kIp));
+    soft82599::store_be16(frame, kIp + 6, 0x4000);  // don't fragment
     frame[kIp + 9] = std::byte{17};
-    put16(frame, kUdp + 4, frame.size() - kUdp);
-    put16(frame, kUdp + 6, 0);  // no checksum
+    soft82599::store_be16(frame, kUdp + 4, static_cast<std::uint16_t>(frame.size() - kUdp));
+    soft82599::store_be16(frame, kUdp + 6, 0);  // no checksum
     return frame;
 }
 

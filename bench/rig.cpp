@@ -315,7 +315,7 @@ void LockstepPoller::remove(Datapath&) {
 }
 
 Bed::Bed(Rig& rig, std::size_t port, std::uint32_t mtu, const std::vector<LaneOptions>& lanes)
-    : nic_(rig.nic(port)), mtu_(mtu) {
+    : nic_(rig.nic(port)) {
     std::vector<VmOptions> vms;
     for (const LaneOptions& lane : lanes) vms.push_back(vm_options(port, vms.size(), lane));
     port_ = std::make_unique<zecorx::Port>(nic_.bdf(), vms, mtu);

@@ -131,13 +131,11 @@ class Bed {
     soft82599::Port& nic() { return nic_; }
     std::size_t size() const { return lanes_.size(); }
     Lane& lane(std::size_t index) { return *lanes_.at(index); }
-    std::uint32_t mtu() const { return mtu_; }
     // The port's receive queues as the daemon configured them.
     static constexpr std::uint32_t nic_ring() { return zecorx::Port::kRxDescriptors; }
 
   private:
     soft82599::Port& nic_;
-    const std::uint32_t mtu_;
     std::unique_ptr<zecorx::Port> port_;
     std::vector<std::unique_ptr<Lane>> lanes_;
 };

@@ -81,10 +81,10 @@ class TransmitQueue {
     // Whether the driver wants to be told of what poll() took. REQUIRES: poll() returned true.
     bool call_wanted() noexcept { return path_.call_wanted(); }
 
+    // What to look at for whether there is more to do, once there is none.
+    RingWatch watch() const noexcept { return path_.watch(); }
     // Whether there is something for poll() to do: frames that the driver sends, or that wait for
     // room in the TX queue or for release().
-    // Once there is none, watch() says where more would show.
-    RingWatch watch() const noexcept { return path_.watch(); }
     bool has_work() const noexcept { return path_.has_chains() || !stage_.frames().empty(); }
 
     bool broken() const { return path_.broken(); }

@@ -41,9 +41,10 @@
 //   static void aim_at_host(void* buffer);
 //   static std::byte* data(void* buffer);   // where the NIC writes
 // and, for receive(), what the PMD says of one that it delivers:
-//   static bool whole(const void* buffer);  // holds all of a frame
-//   static std::uint32_t length(const void* buffer);         // bytes the NIC wrote
-//   static bool checksum_verified(const void* buffer);       // as in Delivery; of a whole frame
+//   static bool whole(const void* buffer);            // holds all of a frame
+//   static std::uint32_t length(const void* buffer);  // bytes the NIC wrote
+//   static bool take_verdict(void* buffer);           // Delivery::checksum_verified of a whole
+//                                                     // frame, asked for once
 #pragma once
 
 #include <algorithm>
@@ -198,15 +199,7 @@ class ReceivePath {
     // Completes every frame that has its chains, in one step of the used ring. Returns how many
     // frames left the FIFO.
     std::uint32_t complete() {
-        const std::uint32_t frames = std::visit(
-            [this](auto& on) {
-                const std::uint32_t completed = complete_ready(on);
-                if (completed > 0) on.publish();
-                return completed;
-            },
-            ring_);
-        shed_pending();
-        return frames;
+        return receive({}, [](void*) {});
     }
 
     bool call_wanted() {
