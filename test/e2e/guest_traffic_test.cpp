@@ -15,7 +15,7 @@ constexpr unsigned kPings = 3000;
 nlohmann::json exchange_traffic(GuestLayout layout) {
     TestBed bed;
     const auto guest = bed.start_guest(0, layout);
-    guest->wait_ready();
+    bed.wait_ready(0, *guest);
 
     guest->must(std::string("ping -c 3 -W 5 ") + kWireIp);
     const EchoResult pings = bed.ping(0, kPings);

@@ -96,7 +96,7 @@ void check_transfer_from(TestBed& bed, QemuGuest& guest, const std::vector<std::
 double use_everything(unsigned mtu, GuestLayout layout, const std::string& vm_options = {}) {
     TestBed bed(1, {.mtu = mtu, .vm_options = {vm_options}});
     const auto guest = bed.start_guest(0, layout);
-    guest->wait_ready();
+    bed.wait_ready(0, *guest);
     check_features(*guest, layout);
     CHECK(std::stoul(guest->must("cat /sys/class/net/eth0/mtu")) == mtu);
     check_pings(bed, *guest);

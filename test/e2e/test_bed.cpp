@@ -27,6 +27,11 @@ std::unique_ptr<QemuGuest> TestBed::start_guest(unsigned n, GuestLayout layout) 
                      .layout = layout});
 }
 
+void TestBed::wait_ready(unsigned n, QemuGuest& guest) {
+    guest.wait_ready();
+    daemon_->wait_for_connection(n, true);
+}
+
 void TestBed::pin_neighbour(unsigned n) {
     netns_.ip({"neighbour", "replace", guest_ip(n), "lladdr", guest_mac(n), "dev", Daemon::kWire,
                "nud", "permanent"});

@@ -32,8 +32,12 @@ class TestBed {
     Daemon& daemon() { return *daemon_; }
     VmSpec vm(unsigned n) const;
 
-    // Starts guest n; follow with its wait_ready().
+    // Starts guest n; follow with wait_ready().
     std::unique_ptr<QemuGuest> start_guest(unsigned n, GuestLayout layout = {});
+
+    // Waits until guest n has booted and frames reach it: it may be up before the daemon has acted
+    // on what its frontend sent last, and until then the NIC drops its frames.
+    void wait_ready(unsigned n, QemuGuest& guest);
 
     // Gives the host a static neighbour entry for guest n, so that frames go out even while the
     // guest is down and no ARP is among those counted.

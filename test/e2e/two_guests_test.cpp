@@ -16,7 +16,7 @@ struct TwoGuests {
 
     TwoGuests() {
         for (unsigned n : {0U, 1U}) {
-            guests[n]->wait_ready();
+            bed.wait_ready(n, *guests[n]);
             bed.pin_neighbour(n);
             bed.pin_neighbour(*guests[n]);
         }

@@ -47,9 +47,9 @@ struct VlanBed {
     std::unique_ptr<QemuGuest> trunk = bed.start_guest(1);
 
     VlanBed() {
-        access->wait_ready();
+        bed.wait_ready(0, *access);
         access->must("ip address add " + vlan_ip(kAccessVlan, 0) + "/24 dev eth0");
-        trunk->wait_ready();
+        bed.wait_ready(1, *trunk);
         for (const std::uint16_t vlan : {kAccessVlan, kTrunkVlan, kForeignVlan}) add_to_trunk(vlan);
     }
 

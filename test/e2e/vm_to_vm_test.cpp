@@ -42,7 +42,7 @@ TEMPLATE_TEST_CASE_SIG(
     const GuestLayout layout{.rx_ring = kRing, .packed = Packed, .device_mtu = Mtu != 1500};
     const std::unique_ptr<QemuGuest> guests[] = {bed.start_guest(0, layout),
                                                  bed.start_guest(1, layout)};
-    for (const auto& guest : guests) guest->wait_ready();
+    for (const unsigned n : {0U, 1U}) bed.wait_ready(n, *guests[n]);
     // What the NIC's ring was filled with before the drivers had posted anything is used up by
     // these.
     for (const unsigned n : {0U, 1U}) CHECK(bed.ping(n, kPings).returned == kPings);
