@@ -42,13 +42,18 @@ Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
 
 void Datapath::attach(Rings rings, const GuestMemory& memory) {
     call_fds_ = std::move(rings.call_fds);
-    receive_.attach(rings.receive, memory, rings.features);
-    transmit_.attach(rings.transmit, memory, rings.features);
+    receive_.attach(rings.receive, memory, rings.features, rings.log);
+    transmit_.attach(rings.transmit, memory, rings.features, rings.log);
     broken_.store(false, std::memory_order_relaxed);
     idle_ = false;
     // What the last session completed may never have been announced: the driver waits for a call
     // that a spurious one replaces.
     for (std::uint32_t ring = 0; ring < kRings; ++ring) call(ring);
+}
+
+void Datapath::set_log(const DirtyLog& log) noexcept {
+    receive_.set_log(log);
+    transmit_.set_log(log);
 }
 
 void Datapath::replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept {

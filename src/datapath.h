@@ -18,6 +18,7 @@
 #include "transmit_queue.h"
 #include "zecorx/any_ring.h"
 #include "zecorx/counters.h"
+#include "zecorx/dirty_log.h"
 #include "zecorx/mac_address.h"
 #include "zecorx/unique_fd.h"
 
@@ -44,10 +45,16 @@ class Datapath {
         AnyRing transmit;
         std::uint64_t features = 0;             // negotiated
         std::array<UniqueFd, kRings> call_fds;  // eventfds, non-blocking
+        DirtyLog log;                           // off, unless the frontend migrates the VM
     };
 
     // Begins serving a session. `memory` outlives the attachment.
     void attach(Rings rings, const GuestMemory& memory);
+
+    // Where what both rings' paths write to guest memory is logged from now on, until detach().
+    // What is posted to the NIC stays so. The bitmap before is not used any more when this returns.
+    // REQUIRES: attached.
+    void set_log(const DirtyLog& log) noexcept;
 
     // Replaces the eventfd of a ring's calls, and calls once, since the driver may have missed one.
     void replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept;
@@ -56,7 +63,8 @@ class Datapath {
         std::uint16_t receive = 0;
         std::uint16_t transmit = 0;
     };
-    // Ends it and returns where both rings resume. REQUIRES: the RX queue is stopped.
+    // Ends it, logs what the NIC may have written, and returns where both rings resume.
+    // REQUIRES: the RX queue is stopped.
     Bases detach() noexcept;
 
     // One round over both rings and the NIC's queue. False: there was nothing to do. While that

@@ -17,6 +17,7 @@
 #include "port.h"
 #include "zecorx/any_ring.h"
 #include "zecorx/counters.h"
+#include "zecorx/dirty_log.h"
 #include "zecorx/mac_address.h"
 #include "zecorx/transmit_path.h"
 #include "zecorx/vlan_policy.h"
@@ -69,10 +70,13 @@ class TransmitQueue {
     TransmitQueue& operator=(const TransmitQueue&) = delete;
 
     // Serves a transmitq of a session that negotiated `features`. `memory` outlives the
-    // attachment.
-    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
-        path_.attach(ring, memory, features);
+    // attachment; what is written to it goes to `log`.
+    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features,
+                const DirtyLog& log) {
+        path_.attach(ring, memory, features, log);
     }
+    // As TransmitPath's.
+    void set_log(const DirtyLog& log) noexcept { path_.set_log(log); }
     // Drops what could not be sent yet. Returns where the ring resumes (vring base).
     std::uint16_t detach() noexcept;
 

@@ -1,4 +1,4 @@
-// The frontend's memory table as the data path sees it: GPA -> HVA and HVA -> IOVA.
+// The frontend's memory table as the data path sees it: GPA -> HVA, HVA -> IOVA and HVA -> GPA.
 //
 // Thread rule: built by the control side before a worker sees it, immutable while a worker uses it.
 // Every pointer handed out is guest-controlled memory: the driver can change what it points at
@@ -35,6 +35,12 @@ struct GuestRange {
     explicit operator bool() const { return region != nullptr; }
 };
 
+// Where a run of guest bytes lies for the driver; empty: it is not guest memory.
+struct GpaRange {
+    std::uint64_t gpa = 0;
+    std::uint64_t length = 0;  // bytes, at most what was asked for
+};
+
 class GuestMemory {
   public:
     static constexpr std::size_t kMaxRegions = 8;  // librte_vhost's limit in a memory table
@@ -68,6 +74,18 @@ class GuestMemory {
                                          reinterpret_cast<std::uintptr_t>(region.hva);
             return offset < region.size && region.size - offset >= size;
         });
+    }
+
+    // The longest run of [hva, hva + length) that one region holds, from its first byte on. Linear,
+    // and not for the hot path, which has no use for it.
+    GpaRange gpa_range(const std::byte* hva, std::uint64_t length) const {
+        for (const MemoryRegion& region : regions()) {
+            const std::uint64_t offset = reinterpret_cast<std::uintptr_t>(hva) -
+                                         reinterpret_cast<std::uintptr_t>(region.hva);
+            if (offset >= region.size) continue;
+            return {region.gpa + offset, std::min(length, region.size - offset)};
+        }
+        return {};
     }
 
     static constexpr std::uint64_t kNoIova = ~0ULL;

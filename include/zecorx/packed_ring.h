@@ -163,6 +163,23 @@ class PackedRing {
         first_at_ = nullptr;
     }
 
+    // Between used descriptors lie those that their chains had besides; marking them too does no
+    // harm.
+    [[gnu::noinline, gnu::cold]] void publish(const GuestLog& log) {
+        const std::byte* const first = first_at_;
+        if (first == nullptr) return;
+        const std::byte* const end = at(used_);
+        if (first < end) {
+            log.mark(first, static_cast<std::size_t>(end - first));
+        } else {
+            const std::size_t before = static_cast<std::size_t>(first - layout_.desc);
+            log.mark(first, packed_ring_size(layout_.size) - before);
+            log.mark(layout_.desc, static_cast<std::size_t>(end - layout_.desc));
+        }
+        publish();
+        log.mark(first, sizeof(PackedDesc));
+    }
+
     // VIRTIO 2.8.10, 2.8.14.
     bool call_wanted() {
         // Full fence: the used flags must be visible before the driver's wish is read. Pairs with
@@ -177,10 +194,11 @@ class PackedRing {
         return mode != kEventDisable;
     }
 
-    void suppress_kicks() {
+    void suppress_kicks(const GuestLog& log = {}) {
         auto* to =
             reinterpret_cast<std::uint16_t*>(layout_.device_event + offsetof(EventSuppress, flags));
         __atomic_store_n(to, kEventDisable, __ATOMIC_RELAXED);
+        log.mark(layout_.device_event, sizeof(EventSuppress));
     }
 
     bool exhausted(Head like) const { return held_entries_ + like.entries > layout_.size; }

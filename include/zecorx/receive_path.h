@@ -65,6 +65,7 @@
 #include "zecorx/bound_pieces.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
+#include "zecorx/dirty_log.h"
 #include "zecorx/extent_finder.h"
 #include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
@@ -112,11 +113,13 @@ class ReceivePath {
     ReceivePath& operator=(const ReceivePath&) = delete;
 
     // Starts serving a receiveq of a session that negotiated `features`. `memory` outlives the
-    // attachment. REQUIRES: nothing is posted.
-    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
+    // attachment; what is written to it goes to `log`. REQUIRES: nothing is posted.
+    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features,
+                const DirtyLog& log = {}) {
         assert(posted_ == complete_);
         ring_ = ring;
         memory_ = &memory;
+        set_log(log);
         header_size_ = net_header_size(features);
         extents_ = {};
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
@@ -128,13 +131,19 @@ class ReceivePath {
         counters_.short_room.store(0, std::memory_order_relaxed);
         error_ = RingError::kNone;
         broken_ = false;
-        std::visit([](auto& on) { on.suppress_kicks(); }, ring_);
+        std::visit([&](auto& on) { on.suppress_kicks(log_); }, ring_);
     }
+
+    // Where what is written to guest memory goes from now on, until detach(): of all chains that
+    // leave the path, those that are posted included (see dirty_log.h). REQUIRES: attached().
+    void set_log(const DirtyLog& log) { log_ = GuestLog(log, *memory_); }
 
     // Ends serving: drops what is pending and gives every held head back to the avail ring.
     // REQUIRES: the NIC's queue is stopped and the PMD gave its buffers back.
     // Returns where the next attachment resumes (vring base).
     std::uint16_t detach() {
+        if (log_) log_held();
+        log_ = {};
         drop_pending();
         complete_ = returned_ = bound_ = posted_ = 0;
         plain_.clear();
@@ -179,6 +188,7 @@ class ReceivePath {
         if (returned_ + arriving_ == posted_ || due.buffer != buffer ||
             arriving_ == kMaxFrameDescriptors) [[unlikely]] {
             set_broken(RingError::kOrder);
+            if (log_) log_stray(buffer);
             give_back(buffer);
             return lose_unfinished();
         }
@@ -529,6 +539,7 @@ class ReceivePath {
     void lose_unfinished() {
         if (arriving_ == 0) return;
         for (std::uint32_t i = 0; i < arriving_; ++i) {
+            if (log_) log_room(slot(returned_ + i), limits_.geometry.piece());
             slot(returned_ + i).kind = Kind::kHost;
             slot(returned_ + i).header = nullptr;
             slot(returned_ + i).piece_count = 0;
@@ -612,8 +623,15 @@ class ReceivePath {
             }
             completed += complete_ready(ring);
         }
-        if (completed > 0) ring.publish();
+        if (completed > 0) publish(ring);
         return completed;
+    }
+
+    template <DeviceRing Ring>
+    void publish(Ring& ring) {
+        if (log_) [[unlikely]]
+            return ring.publish(log_);
+        ring.publish();
     }
 
     static void* take_front(std::span<void* const>& frames) {
@@ -662,6 +680,8 @@ class ReceivePath {
         } else if (verified_flags_ != 0) {
             correct_flags(done);
         }
+        if (log_) [[unlikely]]
+            log_plain(done);
         const std::uint32_t header_size = header_size_;
         std::uint64_t bytes = 0;
         ring.complete_singles(count, plain_.ids(returned_), [&](std::uint32_t i) {
@@ -761,6 +781,8 @@ class ReceivePath {
             counters_.moved_bytes.add(done.length);
             counters_.copy(done.reason);
         }
+        if (log_) [[unlikely]]
+            log_single(done);
         count_received(done.length);
         release(ring, done, header_size_ + done.length);
         ++complete_;
@@ -779,6 +801,8 @@ class ReceivePath {
         } else if (!drop) {
             counters_.drop(broken_ ? DropReason::kBroken : DropReason::kTooBig);
         }
+        if (log_) [[unlikely]]
+            log_front(bound, placed);
         for (std::uint32_t i = 0; i < count; ++i) {
             Slot& piece = slot(complete_ + i);
             if (i >= bound) piece.head = {};
@@ -1019,6 +1043,77 @@ class ReceivePath {
         }
     }
 
+    // --- Logging ---
+    //
+    // Guest memory is written to at posting (the front of a plain slot), by the NIC, and at
+    // completion. All of it is logged when a chain leaves the path.
+
+    // REQUIRES: as finish_plain(), which has written all it writes.
+    [[gnu::noinline, gnu::cold]] void log_plain(std::span<void* const> done) {
+        for (std::size_t i = 0; i < done.size(); ++i) {
+            const std::uint32_t length = header_size_ + Buffers::length(done[i]);
+            if (limits_.zero_copy) {
+                log_.mark(Buffers::data(done[i]) - header_size_, std::max(length, kFront));
+            } else {
+                log_.mark(plain_.targets(returned_)[i], length);
+            }
+        }
+    }
+
+    [[gnu::noinline, gnu::cold]] void log_single(const Slot& done) {
+        if (done.kind == Kind::kGuest) return log_room(done, Buffers::length(done.buffer));
+        log_.mark(done.header, header_size_ + done.length);
+    }
+
+    // The front frame, before its heads are released. What the NIC wrote is there also if the frame
+    // is dropped, and all of it also if the hook cut the frame.
+    [[gnu::noinline, gnu::cold]] void log_front(std::uint32_t bound, bool placed) {
+        for (std::uint32_t i = 0; i < slot(complete_).frame_pieces; ++i) {
+            const Slot& piece = slot(complete_ + i);
+            log_room(piece, Buffers::length(piece.buffer));
+            if (placed && i < bound && piece.kind == Kind::kHost)
+                log_pieces(chain_of(piece), bytes_of(i, i + 1));
+        }
+        if (!placed || bound == slot(complete_).frame_pieces) return;
+        for (std::size_t i = 0; i < gathered_.count(); ++i)
+            log_pieces(gathered_.pieces_from(i), gathered_.chains()[i].used);
+    }
+
+    // The first `bytes` bytes of the pieces.
+    void log_pieces(std::span<const Piece> pieces, std::uint32_t bytes) {
+        for (std::size_t i = 0; bytes > 0; ++i) {
+            const std::uint32_t written = std::min(bytes, pieces[i].length);
+            log_.mark(pieces[i].hva, written);
+            bytes -= written;
+        }
+    }
+
+    // What posting wrote is at least as long as a header, or what is in its place.
+    static constexpr std::uint32_t kFront = ReceivedHeader::kFront;
+
+    // A guest's buffer to which the NIC wrote this much, and the front of its chain.
+    void log_room(const Slot& piece, std::uint32_t length) {
+        if (piece.kind != Kind::kGuest) return;
+        log_.mark(piece.header, kFront);
+        log_.mark(Buffers::data(piece.buffer), length);
+    }
+
+    // Chains that go back to the driver uncompleted: the NIC may have written to any of them.
+    [[gnu::noinline, gnu::cold]] void log_held() {
+        for (std::uint32_t at = complete_; at != posted_; ++at) {
+            expand(at);
+            log_room(slot(at), limits_.geometry.piece());
+        }
+    }
+
+    // What the NIC wrote to a buffer that is not due. Its slot keeps its place in the FIFO, while
+    // the buffer may be aimed elsewhere.
+    [[gnu::noinline, gnu::cold]] void log_stray(void* buffer) {
+        const std::byte* const data = Buffers::data(buffer);
+        log_.mark(data - header_size_, header_size_);
+        log_.mark(data, limits_.geometry.piece());
+    }
+
     // --- Loss ---
 
     // A frame the hook dropped was counted then.
@@ -1077,6 +1172,7 @@ class ReceivePath {
     [[no_unique_address]] Hook hook_;
     AnyRing ring_;
     const GuestMemory* memory_ = nullptr;
+    GuestLog log_;
     std::uint32_t header_size_ = kHeaderSize;
     std::uint8_t verified_flags_ = 0;  // of the header of a frame whose checksum the NIC verified
     std::uint8_t likely_flags_ = 0;    // of the frame before

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "zecorx/chain.h"
+#include "zecorx/dirty_log.h"
 #include "zecorx/guest_memory.h"
 
 namespace zecorx {
@@ -37,7 +38,7 @@ struct RingWatch {
 // the rings.
 template <class Ring>
 concept DeviceRing = requires(Ring ring, const Ring& unchanged, const GuestMemory& memory,
-                              Chain& chain, Head& head) {
+                              Chain& chain, Head& head, const GuestLog& log) {
     // Looks for what the driver has made available. False: the ring is broken.
     { ring.refresh() } -> std::same_as<bool>;
     // What to look at for whether refresh() would find more than it did last, until it is called
@@ -53,10 +54,13 @@ concept DeviceRing = requires(Ring ring, const Ring& unchanged, const GuestMemor
     ring.complete(head, std::uint32_t{});
     // One step for everything completed since the last call.
     ring.publish();
+    // The same, logging what was written to the ring: the used entries before the driver sees them,
+    // what shows them to it right after that is written.
+    ring.publish(log);
     // Whether the driver wants to be told of what was published since this was last asked.
     { ring.call_wanted() } -> std::same_as<bool>;
     // Tells the driver not to kick: this device polls. A hint, without ordering.
-    ring.suppress_kicks();
+    ring.suppress_kicks(log);
     // Acquired chains hold so many entries that the driver cannot post another as long as this.
     { unchanged.exhausted(head) } -> std::same_as<bool>;
     // Gives every held chain back: they are acquired again, in the same order.

@@ -51,7 +51,8 @@ class SplitRing {
           used_index_(load_relaxed(layout.used + kRingIdxOffset)),
           next_avail_(used_index_),
           avail_index_(used_index_),
-          considered_(used_index_) {}
+          considered_(used_index_),
+          published_(used_index_) {}
 
     std::uint32_t size() const { return layout_.size; }
     std::uint16_t used_index() const { return used_index_; }
@@ -147,6 +148,18 @@ class SplitRing {
         // Release: headers, payload and used entries come first. Pairs with the driver's load of
         // used.idx and its read barrier.
         __atomic_store_n(word(layout_.used + kRingIdxOffset), used_index_, __ATOMIC_RELEASE);
+        published_ = used_index_;
+    }
+
+    [[gnu::noinline, gnu::cold]] void publish(const GuestLog& log) {
+        const std::uint32_t count = static_cast<std::uint16_t>(used_index_ - published_);
+        const std::uint32_t slot = published_ & mask_;
+        const std::uint32_t first = std::min(count, layout_.size - slot);
+        const std::byte* const entries = layout_.used + kRingEntriesOffset;
+        log.mark(entries + sizeof(UsedElem) * slot, sizeof(UsedElem) * first);
+        log.mark(entries, sizeof(UsedElem) * (count - first));
+        publish();
+        log.mark(layout_.used + kRingIdxOffset, sizeof used_index_);
     }
 
     // VIRTIO 2.7.7.
@@ -165,13 +178,12 @@ class SplitRing {
     }
 
     // VIRTIO 2.7.10.
-    void suppress_kicks() {
-        if (layout_.event_idx) {
-            // The index just passed: the driver kicks once in 65536 chains.
-            store_relaxed(avail_event(), static_cast<std::uint16_t>(next_avail_ - 1));
-        } else {
-            store_relaxed(layout_.used + kRingFlagsOffset, kUsedNoNotify);
-        }
+    void suppress_kicks(const GuestLog& log = {}) {
+        // With event words: the index just passed, so the driver kicks once in 65536 chains.
+        std::byte* const wish = layout_.event_idx ? avail_event() : layout_.used + kRingFlagsOffset;
+        store_relaxed(
+            wish, layout_.event_idx ? static_cast<std::uint16_t>(next_avail_ - 1) : kUsedNoNotify);
+        log.mark(wish, sizeof next_avail_);
     }
 
     // A driver that lets chains share descriptors can hold more heads than this counts; they
@@ -248,10 +260,11 @@ class SplitRing {
 
     SplitRingLayout layout_;
     std::uint16_t mask_ = 0;
-    std::uint16_t used_index_ = 0;    // next used entry to write; driver has seen up to publish()
+    std::uint16_t used_index_ = 0;    // next used entry to write
     std::uint16_t next_avail_ = 0;    // next avail entry to acquire
     std::uint16_t avail_index_ = 0;   // the driver's index at the last refresh()
     std::uint16_t considered_ = 0;    // used_index_ when call_wanted() was last asked
+    std::uint16_t published_ = 0;     // what the driver has seen of used_index_
     std::uint32_t held_entries_ = 0;  // descriptors of the table that held chains occupy
 };
 

@@ -14,6 +14,7 @@
 #include "zecorx/any_ring.h"
 #include "zecorx/chain.h"
 #include "zecorx/counters.h"
+#include "zecorx/dirty_log.h"
 #include "zecorx/gather.h"
 #include "zecorx/geometry.h"
 #include "zecorx/guest_memory.h"
@@ -42,20 +43,26 @@ class TransmitPath {
         : mtu_(mtu), vlan_(vlan), counters_(counters) {}
 
     // Serves a transmitq of a session that negotiated `features`. `memory` outlives the
-    // attachment.
-    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features) {
+    // attachment; what is written to it goes to `log`.
+    void attach(const AnyRing& ring, const GuestMemory& memory, std::uint64_t features,
+                const DirtyLog& log = {}) {
         ring_ = ring;
         memory_ = &memory;
+        set_log(log);
         offload_ = TransmitOffload(mtu_, features);
         header_size_ = net_header_size(features);
         error_ = RingError::kNone;
         broken_ = false;
-        std::visit([](auto& each) { each.suppress_kicks(); }, ring_);
+        std::visit([&](auto& each) { each.suppress_kicks(log_); }, ring_);
     }
+
+    // Where what is written to guest memory from now on goes, until detach(). REQUIRES: attached().
+    void set_log(const DirtyLog& log) { log_ = GuestLog(log, *memory_); }
 
     // Returns where the next attachment resumes (vring base).
     std::uint16_t detach() {
         memory_ = nullptr;
+        log_ = {};
         return std::visit([](const auto& ring) { return ring.base(); }, ring_);
     }
 
@@ -104,8 +111,14 @@ class TransmitPath {
             ++taken;
         }
         // One step of the used index for the whole burst.
-        if (taken > 0) ring.publish();
+        if (taken > 0) publish(ring);
         return taken;
+    }
+
+    void publish(DeviceRing auto& ring) {
+        if (log_) [[unlikely]]
+            return ring.publish(log_);
+        ring.publish();
     }
 
     // Serves the next chain. False: the ring is broken.
@@ -185,6 +198,7 @@ class TransmitPath {
     TransmitOffload offload_;
     AnyRing ring_;
     const GuestMemory* memory_ = nullptr;
+    GuestLog log_;  // a chain is only read: of the ring alone
     std::uint32_t header_size_ = kHeaderSize;
     bool broken_ = false;
     RingError error_ = RingError::kNone;

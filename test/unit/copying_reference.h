@@ -25,6 +25,12 @@ struct PostedChain {
     std::uint16_t head = 0;
     std::uint16_t entries = 0;   // descriptors of the ring it occupies
     std::uint32_t capacity = 0;  // bytes
+    std::vector<GuestRange> pieces{};
+
+    void add(GuestRange piece) {
+        pieces.push_back(piece);
+        capacity += static_cast<std::uint32_t>(piece.len);
+    }
 };
 
 // Reads a virtqueue as the driver published it (VIRTIO 2.7, 2.8).
@@ -54,11 +60,11 @@ class PostedChains {
         ++next_;
         const auto head = *memory_.as<std::uint16_t>(slot);
         Desc desc = split_->desc(head);
-        if ((desc.flags & kDescIndirect) != 0) return {head, 1, table_bytes(desc.addr, desc.len)};
-        PostedChain chain{head, 1, desc.len};
+        PostedChain chain{head, 1};
+        add_buffers(desc, chain);
         for (; (desc.flags & kDescNext) != 0; ++chain.entries) {
             desc = split_->desc(desc.next);
-            chain.capacity += desc.len;
+            chain.add({desc.addr, desc.len});
         }
         return chain;
     }
@@ -69,8 +75,7 @@ class PostedChains {
         PackedDesc desc{};
         do {
             desc = packed_->desc(next_);
-            const bool table = (desc.flags & kDescIndirect) != 0;
-            chain.capacity += table ? table_bytes(desc.addr, desc.len) : desc.len;
+            add_buffers(desc, chain);
             ++chain.entries;
             step_packed();
         } while ((desc.flags & kDescNext) != 0);
@@ -85,12 +90,13 @@ class PostedChains {
         next_ = static_cast<std::uint16_t>((turn ? 0 : position) | wrap);
     }
 
-    // Descriptors of both kinds of ring have the length in the same place.
-    std::uint32_t table_bytes(Gpa table, std::uint32_t length) const {
-        std::uint32_t bytes = 0;
-        for (Gpa at = table; at < table + length; at += sizeof(Desc))
-            bytes += memory_.as<Desc>(at)->len;
-        return bytes;
+    // Of one descriptor of the ring; those of both kinds have address and length in the same place.
+    void add_buffers(const auto& desc, PostedChain& chain) const {
+        if ((desc.flags & kDescIndirect) == 0) return chain.add({desc.addr, desc.len});
+        for (Gpa at = desc.addr; at < desc.addr + desc.len; at += sizeof(Desc)) {
+            const auto* entry = memory_.as<Desc>(at);
+            chain.add({entry->addr, entry->len});
+        }
     }
 
     const FakeMemory& memory_;

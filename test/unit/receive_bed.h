@@ -97,14 +97,14 @@ class HookedReceiveBed {
     void start() {
         const bool event_idx = (options_.driver.features & kFeatureEventIdx) != 0;
         path_.attach(view_.ring(driver_.rx().queue(), memory_, event_idx), view_.guest(),
-                     options_.driver.features);
+                     options_.driver.features, log_);
         for (std::uint32_t i = 0; i < options_.nic_ring; ++i) refill(1);
     }
 
     // Stops as the daemon does: what arrived is delivered, the PMD frees everything it still
-    // holds, then the path lets go.
-    std::uint16_t stop() {
-        for (std::size_t i = 0; i <= options_.nic_ring / kBurst; ++i) poll();
+    // holds, then the path lets go. Undrained: nothing is delivered any more.
+    std::uint16_t stop(bool drained = true) {
+        for (std::size_t i = 0; drained && i <= options_.nic_ring / kBurst; ++i) poll();
         for (void* buffer : assembling_) path_.give_back(buffer);
         assembling_.clear();
         for (void* buffer : filled_) path_.give_back(buffer);
@@ -113,6 +113,13 @@ class HookedReceiveBed {
         posted_.clear();
         missing_ = 0;
         return path_.detach();
+    }
+
+    // Where what is written to guest memory from now on goes, over stops and starts. REQUIRES:
+    // started.
+    void set_log(const DirtyLog& log) {
+        log_ = log;
+        path_.set_log(log);
     }
 
     // A frame on the wire: written by DMA to the next posted buffers, or lost, as one longer than F
@@ -263,6 +270,7 @@ class HookedReceiveBed {
     std::deque<void*> filled_;       // written back, not delivered yet
     std::vector<void*> assembling_;  // delivered but for the end of their frame
     PollObserver observer_;
+    DirtyLog log_;
     bool checksum_verified_ = false;
     std::size_t missing_ = 0;  // descriptors the PMD has not refilled
 };
