@@ -52,12 +52,13 @@ class OurLane final : public Lane {
     OurLane(Rig& rig, const VmOptions& options, zecorx::Port& port, const VmQueues& queues)
         : Lane(options.zerocopy ? Backend::kZeroCopy : Backend::kCopy, options.macs.front()),
           mutex_(rig.mutex()),
+          server_(rig.server()),
           vm_(options, port, queues, poller_) {
         const std::lock_guard lock(mutex_);
         counters_ = vm_.status().counters;
     }
     void start(const std::string& path) override {
-        socket_ = std::make_unique<VhostSocket>(path, false, vm_, mutex_);
+        socket_ = std::make_unique<vhost_user::Socket>(server_, path, false, vm_);
     }
 
     void poll() override { held_.datapath->poll(); }
@@ -82,11 +83,12 @@ class OurLane final : public Lane {
     std::string socket() const override { return socket_->path(); }
 
   private:
-    ControlMutex& mutex_;
+    vhost_user::ControlMutex& mutex_;
+    vhost_user::Server& server_;
     LockstepPoller poller_;
     Vm vm_;
     const VmCounters* counters_ = nullptr;
-    std::unique_ptr<VhostSocket> socket_;
+    std::unique_ptr<vhost_user::Socket> socket_;
     LockstepPoller::Held held_{};
 };
 

@@ -17,7 +17,7 @@
 #include "poller.h"
 #include "port.h"
 #include "soft82599/machine.h"
-#include "vhost_server.h"
+#include "vhost_user/server.h"
 #include "vm.h"
 
 namespace zecorx::bench {
@@ -49,11 +49,13 @@ class Rig {
     soft82599::Port& nic(std::size_t index) { return machine_->port(index); }
     std::string socket(const std::string& name) const { return sockets_.path(name); }
     // Of everything in the process.
-    ControlMutex& mutex() { return mutex_; }
+    vhost_user::ControlMutex& mutex() { return mutex_; }
+    vhost_user::Server& server() { return server_; }
 
   private:
     SocketDirectory sockets_;
-    ControlMutex mutex_;
+    vhost_user::ControlMutex mutex_;
+    vhost_user::Server server_{mutex_};
     std::unique_ptr<soft82599::Machine> machine_;
     std::unique_ptr<Eal> eal_;
 };

@@ -99,10 +99,11 @@ void Daemon::make_vms() {
 
 void Daemon::make_sockets() {
     ::umask(S_IRWXO);  // sockets are the owner's and the group's
+    server_ = std::make_unique<vhost_user::Server>(mutex_);
     for (std::size_t i = 0; i < options_.vms.size(); ++i) {
         const VmOptions& vm = options_.vms[i];
         sockets_.push_back(
-            std::make_unique<VhostSocket>(vm.socket_path, vm.client, *vms_[i], mutex_));
+            std::make_unique<vhost_user::Socket>(*server_, vm.socket_path, vm.client, *vms_[i]));
         spdlog::info("{}: {} {}", vm.name, vm.client ? "connecting to" : "listening on",
                      vm.socket_path);
     }
@@ -121,8 +122,7 @@ void Daemon::run() {
     }
     spdlog::info("{}: stopping", ::strsignal(signal));
     stop_vms();
-    // The library waits for a message that is half read, however long its frontend takes. By now
-    // the NIC has let go of all guest memory, so whoever is impatient may signal again.
+    // By now the NIC has let go of all guest memory, so whoever is impatient may signal again.
     end_on_next_signal();
     sockets_.clear();
     if (interval.count() > 0) report();

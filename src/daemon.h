@@ -13,7 +13,7 @@
 #include "socket_file.h"
 #include "soft82599/machine.h"
 #include "stats.h"
-#include "vhost_server.h"
+#include "vhost_user/server.h"
 #include "vm.h"
 #include "worker.h"
 
@@ -43,14 +43,15 @@ class Daemon {
     const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
     std::optional<Snapshot> reported_;
 
-    ControlMutex mutex_;
+    vhost_user::ControlMutex mutex_;
     std::unique_ptr<RuntimeDirectory> runtime_directory_;  // only with default sockets
     std::unique_ptr<soft82599::Machine> soft_nic_;         // only with --pci soft
     std::unique_ptr<Eal> eal_;
     std::unique_ptr<Port> port_;
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<std::unique_ptr<Vm>> vms_;
-    std::vector<std::unique_ptr<VhostSocket>> sockets_;
+    std::unique_ptr<vhost_user::Server> server_;
+    std::vector<std::unique_ptr<vhost_user::Socket>> sockets_;
 };
 
 }  // namespace zecorx

@@ -1,7 +1,10 @@
 #include "datapath.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <rte_ethdev.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <utility>
@@ -46,9 +49,9 @@ void Datapath::attach(Rings rings, const GuestMemory& memory) {
     transmit_.attach(rings.transmit, memory, rings.features, rings.log);
     broken_.store(false, std::memory_order_relaxed);
     idle_ = false;
-    // What the last session completed may never have been announced: the driver waits for a call
-    // that a spurious one replaces.
-    for (std::uint32_t ring = 0; ring < kRings; ++ring) call(ring);
+    // What the last session completed may never have been announced, nor what drain() did: the
+    // driver waits for a call that a spurious one replaces.
+    call_due_.fill(true);
 }
 
 void Datapath::set_log(const DirtyLog& log) noexcept {
@@ -58,7 +61,8 @@ void Datapath::set_log(const DirtyLog& log) noexcept {
 
 void Datapath::replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept {
     call_fds_[ring] = std::move(fd);
-    call(ring);
+    call_due_[ring] = true;
+    idle_ = false;
 }
 
 Datapath::Bases Datapath::detach() noexcept {
@@ -89,6 +93,7 @@ bool Datapath::poll_all() noexcept {
     // Both, always: a busy receiveq must not keep the transmitq waiting.
     const bool received = poll_receive();
     const bool sent = poll_transmit();
+    if (call_due_[kReceiveq] || call_due_[kTransmitq]) send_calls();
     if (receive_.broken() || transmit_.broken()) [[unlikely]]
         report_broken();
     return received || sent;
@@ -102,7 +107,7 @@ bool Datapath::poll_receive() noexcept {
     const std::span<void* const> burst(reinterpret_cast<void**>(frames.data()), count);
     const std::uint32_t completed =
         receive_.receive(burst, [this](void* frame) { take_frame(static_cast<rte_mbuf*>(frame)); });
-    if (completed > 0 && receive_.call_wanted()) call(kReceiveq);
+    if (completed > 0 && receive_.call_wanted()) call_due_[kReceiveq] = true;
     return count > 0;
 }
 
@@ -120,17 +125,37 @@ void Datapath::take_frame(rte_mbuf* frame) noexcept {
 
 bool Datapath::poll_transmit() noexcept {
     if (!transmit_.has_work() || !transmit_.poll()) return false;
-    if (transmit_.call_wanted()) call(kTransmitq);
+    if (transmit_.call_wanted()) call_due_[kTransmitq] = true;
     return true;
 }
 
-// On a descriptor of our own: the library's call helper takes a lock that its message handler holds
-// while it waits for this worker, and decides from a used index that this data path never moves.
+void Datapath::send_calls() noexcept {
+    for (std::uint32_t ring = 0; ring < kRings; ++ring) {
+        if (std::exchange(call_due_[ring], false)) call(ring);
+    }
+}
+
+// On the worker only: the control side must not wait here with everybody behind it.
 void Datapath::call(std::uint32_t ring) noexcept {
+    const int fd = call_fds_[ring].get();
     const std::uint64_t one = 1;
+    calling_.store(fd, std::memory_order_relaxed);
     // A full eventfd (EAGAIN) is readable, so the driver hears of this one too.
-    [[maybe_unused]] const ssize_t written = ::write(call_fds_[ring].get(), &one, sizeof one);
+    [[maybe_unused]] const ssize_t written = ::write(fd, &one, sizeof one);
+    calling_.store(-1, std::memory_order_relaxed);
     counters_.calls.add(1);
+}
+
+// Reading empties an eventfd, whoever reads it. A counter is full after 2^64 calls, so this one was
+// filled on purpose.
+bool Datapath::free_stuck_call() noexcept {
+    const int fd = calling_.load(std::memory_order_relaxed);
+    if (fd < 0 || (::fcntl(fd, F_GETFL) & O_NONBLOCK) != 0) return false;
+    pollfd writable{fd, POLLOUT, 0};
+    if (::poll(&writable, 1, 0) != 0) return false;
+    std::uint64_t calls = 0;
+    iovec to{&calls, sizeof calls};
+    return ::preadv2(fd, &to, 1, -1, RWF_NOWAIT) == sizeof calls;
 }
 
 void Datapath::drain() noexcept {

@@ -56,7 +56,13 @@ class Datapath {
     // REQUIRES: attached.
     void set_log(const DirtyLog& log) noexcept;
 
-    // Replaces the eventfd of a ring's calls, and calls once, since the driver may have missed one.
+    // A worker waits in a call if the frontend has filled its eventfd and made it blocking again,
+    // which no write can rule out. Then lets it go on, and true: the session is not to be trusted.
+    // Any thread of the control side, while a worker holds the datapath.
+    bool free_stuck_call() noexcept;
+
+    // Replaces the eventfd of a ring's calls; the worker calls once, since the driver may have
+    // missed one.
     void replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept;
 
     struct Bases {
@@ -71,8 +77,8 @@ class Datapath {
     // goes on, a round is no more than a look at what would end it.
     bool poll() noexcept;
 
-    // Completes what the NIC has already delivered, at most one descriptor ring of it.
-    // REQUIRES: steering is removed and no worker holds the datapath.
+    // Completes what the NIC has already delivered, at most one descriptor ring of it, without
+    // calls. REQUIRES: steering is removed and no worker holds the datapath.
     void drain() noexcept;
 
     // Any thread.
@@ -103,6 +109,7 @@ class Datapath {
     bool poll_receive() noexcept;
     void take_frame(rte_mbuf* frame) noexcept;
     bool poll_transmit() noexcept;
+    void send_calls() noexcept;
     void call(std::uint32_t ring) noexcept;
     void report_broken() noexcept;
 
@@ -118,6 +125,8 @@ class Datapath {
     TransmitQueue transmit_;
     Mempool rx_pool_;  // after receive_: freeing it takes every mbuf back from there
     std::array<UniqueFd, kRings> call_fds_;
+    std::array<bool, kRings> call_due_{};
+    std::atomic<int> calling_{-1};  // the descriptor that is being written to
 
     std::atomic<bool> broken_{false};
     std::atomic<bool> needs_control_{false};

@@ -2,17 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/magic.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_memory.h>
-#include <rte_vhost.h>
 #include <spdlog/spdlog.h>
-#include <sys/vfs.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -27,16 +24,6 @@ constexpr std::size_t kSmallPage = 4096;
 // number, bit 63 present. The frame number reads as 0 without CAP_SYS_ADMIN.
 constexpr std::uint64_t kPagemapFrame = (1ULL << 55) - 1;
 constexpr std::uint64_t kPagemapPresent = 1ULL << 63;
-
-// Page size of the file behind a region. A tmpfs file may be made of larger pages, but only the
-// small ones are sure to be contiguous.
-std::size_t page_size_of(int fd) {
-    struct statfs fs {};
-    if (::fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC) {
-        return static_cast<std::size_t>(fs.f_bsize);
-    }
-    return kSmallPage;
-}
 
 std::uint64_t read_entry(int pagemap, const std::byte* address) {
     std::uint64_t entry = 0;
@@ -120,26 +107,25 @@ void DmaRegion::map_for_device() {
                     memory_.size() >> 20, rte_strerror(error)));
 }
 
-DmaMemory::DmaMemory(int vid, rte_device* device) {
-    rte_vhost_memory* raw = nullptr;
-    if (rte_vhost_get_mem_table(vid, &raw) != 0) {
-        throw std::runtime_error("the frontend gave no memory table");
+void DmaMemory::keep_only(const vhost_user::GuestRegions& regions) {
+    guest_ = {};
+    std::erase_if(entries_, [&](const Entry& entry) {
+        return std::ranges::find(regions, entry.region) == regions.end();
+    });
+}
+
+void DmaMemory::update(const vhost_user::GuestRegions& regions) {
+    keep_only(regions);
+    for (const auto& region : regions) {
+        if (std::ranges::find(entries_, region, &Entry::region) != entries_.end()) continue;
+        const vhost_user::SharedMapping& mapping = region->mapping();
+        entries_.push_back(
+            {region, std::make_unique<DmaRegion>(mapping.pages(), mapping.page_size(), device_)});
     }
-    const std::unique_ptr<rte_vhost_memory, decltype(&std::free)> table(raw, &std::free);
-    if (table->nregions > GuestMemory::kMaxRegions) {
-        throw std::runtime_error(
-            fmt::format("the frontend's memory table has {} regions, more "
-                        "than {}",
-                        table->nregions, GuestMemory::kMaxRegions));
-    }
-    for (const rte_vhost_mem_region& region : std::span(table->regions, table->nregions)) {
-        const std::span<std::byte> mapping(static_cast<std::byte*>(region.mmap_addr),
-                                           region.mmap_size);
-        const auto& dma = regions_.emplace_back(
-            std::make_unique<DmaRegion>(mapping, page_size_of(region.fd), device));
-        guest_.add({region.guest_phys_addr, region.size,
-                    reinterpret_cast<std::byte*>(region.host_user_addr), mapping.data(),
-                    dma->page_shift(), dma->iova_pages()});
+    for (const Entry& entry : entries_) {
+        const std::span<std::byte> bytes = entry.region->mapping().bytes();
+        guest_.add({entry.region->description().gpa, bytes.size(), bytes.data(),
+                    entry.dma->memory().data(), entry.dma->page_shift(), entry.dma->iova_pages()});
     }
 }
 

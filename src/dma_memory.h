@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "page_pin.h"
+#include "vhost_user/shared_memory.h"
 #include "zecorx/guest_memory.h"
 
 namespace zecorx {
@@ -45,15 +46,31 @@ class DmaRegion {
     std::vector<std::uint64_t> iova_pages_;
 };
 
-// The memory table of one vhost session. Throws std::runtime_error.
+// The memory table of one vhost session, as far as the NIC can reach it.
 class DmaMemory {
   public:
-    DmaMemory(int vid, rte_device* device);
+    explicit DmaMemory(rte_device* device) : device_(device) {}
+
+    // Takes every other region out of the NIC's reach. guest() is empty until the next update().
+    // REQUIRES: as there.
+    void keep_only(const vhost_user::GuestRegions& regions);
+    // Makes exactly these regions reachable; those that are already stay as they are. REQUIRES:
+    // the NIC owns no buffer in any that goes, and nobody uses guest(). Throws std::runtime_error,
+    // with some of them reachable.
+    void update(const vhost_user::GuestRegions& regions);
+    void clear() { keep_only({}); }
 
     const GuestMemory& guest() const { return guest_; }
 
   private:
-    std::vector<std::unique_ptr<DmaRegion>> regions_;
+    struct Entry {
+        // Unmapped after the NIC has lost it: members go in reverse order.
+        std::shared_ptr<const vhost_user::GuestRegion> region;
+        std::unique_ptr<DmaRegion> dma;
+    };
+
+    rte_device* device_;
+    std::vector<Entry> entries_;
     GuestMemory guest_;
 };
 

@@ -88,6 +88,7 @@ nlohmann::json vm_json(const Snapshot::Vm& vm) {
             {"dropped", vm.dropped},
             {"kicks", vm.kicks},
             {"calls", vm.calls},
+            {"refused_messages", vm.refused_messages},
             {"mbufs_held", vm.mbufs_held}};
 }
 
@@ -115,6 +116,7 @@ Snapshot::Vm snapshot_of(const Vm::Status& status) {
     }
     vm.kicks = status.kicks;
     vm.calls = counters.calls.get();
+    vm.refused_messages = status.refused;
     vm.mbufs_held = status.mbufs_held;
     return vm;
 }

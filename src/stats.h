@@ -26,6 +26,7 @@ struct Snapshot {
         std::uint64_t moved_bytes = 0;  // by the processor, whether a frame counts as copied or not
         std::map<std::string, std::uint64_t> dropped;
         std::uint64_t kicks = 0, calls = 0;
+        std::uint64_t refused_messages = 0;  // of frontends
         std::uint32_t mbufs_held = 0;
 
         std::uint64_t copied() const;

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <rte_vhost.h>
 #include <spdlog/spdlog.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -12,15 +11,12 @@
 #include <exception>
 #include <stdexcept>
 #include <utility>
-#include <variant>
 
 #include "buffer_advice.h"
 
 namespace zecorx {
 namespace {
 
-// librte_vhost hands out rings that run over their region's end: it looks at a ring's length after
-// it has noted the address, and not again when SET_VRING_NUM changes the size.
 bool inside(const SplitRingLayout& layout, const GuestMemory& memory) {
     return memory.holds(layout.desc, desc_table_size(layout.size)) &&
            memory.holds(layout.avail, avail_ring_size(layout.size, layout.event_idx)) &&
@@ -48,44 +44,28 @@ Ring checked(const Layout& layout, const GuestMemory& memory, const char* name) 
     return Ring(layout);
 }
 
-std::byte* guest(void* address) { return static_cast<std::byte*>(address); }
-
 // A split ring says itself where to go on, by its used index; a packed one does not (VIRTIO 2.8).
-AnyRing ring_of(int vid, std::uint16_t index, const rte_vhost_vring& vring,
-                const GuestMemory& memory, std::uint64_t features) {
+AnyRing ring_of(const vhost_user::Session& session, std::size_t index, const GuestMemory& memory) {
     const char* name = index == 0 ? "receiveq" : "transmitq";
-    const bool event_idx = (features & kFeatureEventIdx) != 0;
-    if ((features & kFeatureRingPacked) == 0) {
-        const SplitRingLayout layout{guest(vring.desc), guest(vring.avail), guest(vring.used),
-                                     vring.size, event_idx};
-        return checked<SplitRing>(layout, memory, name);
+    const vhost_user::Vring& vring = session.vring(index);
+    std::byte* const desc = session.locate(vring.address->desc);
+    std::byte* const avail = session.locate(vring.address->avail);
+    std::byte* const used = session.locate(vring.address->used);
+    const bool event_idx = (session.features() & kFeatureEventIdx) != 0;
+    if ((session.features() & kFeatureRingPacked) == 0) {
+        return checked<SplitRing>(SplitRingLayout{desc, avail, used, vring.size, event_idx}, memory,
+                                  name);
     }
-    std::uint16_t avail = 0, used = 0;
-    rte_vhost_get_vring_base(vid, index, &avail, &used);
-    const PackedRingLayout layout{guest(vring.desc_packed),
-                                  guest(vring.driver_event),
-                                  guest(vring.device_event),
-                                  vring.size,
-                                  event_idx,
-                                  used};
-    return checked<PackedRing>(layout, memory, name);
+    return checked<PackedRing>(
+        PackedRingLayout{desc, avail, used, vring.size, event_idx, vring.base}, memory, name);
 }
 
-// A descriptor of our own: the library closes its one whenever the frontend sends another.
-UniqueFd duplicate(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
-
-UniqueFd call_fd_of(const rte_vhost_vring& vring) {
-    // A write to a full eventfd would block the worker, and with it every VM it serves.
-    ::fcntl(vring.callfd, F_SETFL, O_RDWR | O_NONBLOCK);
-    return duplicate(vring.callfd);
-}
-
-rte_vhost_vring vring_of(int vid, std::uint16_t ring) {
-    rte_vhost_vring vring{};
-    if (rte_vhost_get_vhost_vring(vid, ring, &vring) != 0) {
-        throw std::runtime_error(fmt::format("the frontend did not set virtqueue {} up", ring));
-    }
-    return vring;
+// A descriptor of our own: the session's one goes whenever the frontend sends another. A write to a
+// full eventfd would block the worker, and with it every VM it serves.
+UniqueFd call_fd_of(const vhost_user::Vring& vring) {
+    if (!vring.call) return {};
+    ::fcntl(vring.call.get(), F_SETFL, O_RDWR | O_NONBLOCK);
+    return UniqueFd(::fcntl(vring.call.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 // What the NIC may write for this VM: tagged frames reach a VM only with trunk=, because with vlan=
@@ -109,32 +89,58 @@ Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Poller& pol
       poller_(poller),
       geometry_(geometry_of(options, port)),
       datapath_(name_, port, queues, {geometry_, vlan_of(options), options.zerocopy}),
+      memory_(port.device()),
       macs_(options.macs) {
     for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
 }
 
 Vm::~Vm() { stop(); }
 
-void Vm::connected(int vid) { connections_[vid] = {}; }
+void Vm::connected(vhost_user::Session& session) { sessions_[&session] = {}; }
 
-void Vm::disconnected(int vid) { connections_.erase(vid); }
+void Vm::disconnected(vhost_user::Session& session) {
+    sessions_.erase(&session);
+    if (&session == session_) end_session();
+}
 
-void Vm::session_started(int vid) {
-    if (vid_ != kNone) {
-        spdlog::warn("{}: another frontend takes over", name_);
-        end_session();
-    }
-    spdlog::info("{}: session begins", name_);
-    vid_ = vid;
-    failed_ = false;
-    advised_ = false;
+void Vm::quiesce(vhost_user::Session& session) {
+    if (&session != session_) return;
+    changing_ = true;
+    stop();
+}
+
+void Vm::settle(vhost_user::Session& session) {
+    const Seen seen{session.set_up(), session.ready()};
+    const Seen before = std::exchange(sessions_[&session], seen);
+    if (seen.set_up && !before.set_up) take_over(session);
+    if (&session != session_) return;
+    changing_ = false;
+    if (session.stopped()) return end_session();
+    memory_.keep_only(session.regions());
+    if (seen.ready && !before.ready) failed_ = false;  // set up anew
     reconcile();
 }
 
-void Vm::session_stopped(int vid) {
-    if (vid != vid_) return;
-    end_session();
-    spdlog::info("{}: session ended", name_);
+void Vm::take_over(vhost_user::Session& session) {
+    if (session_ == &session) return;
+    if (session_ != nullptr) {
+        log(spdlog::level::warn, "another frontend takes over");
+        end_session();
+    }
+    log(spdlog::level::info, "session begins");
+    session_ = &session;
+    changing_ = false;
+    failed_ = false;
+    advised_ = false;
+}
+
+void Vm::end_session() {
+    stop();
+    memory_.clear();
+    if (std::exchange(session_, nullptr) == nullptr) return;
+    // Another guest may come back on this socket, so what was learned of this one is forgotten.
+    macs_ = options_.macs;
+    log(spdlog::level::info, "session ended");
 }
 
 void Vm::shut_down() {
@@ -142,78 +148,65 @@ void Vm::shut_down() {
     end_session();
 }
 
-void Vm::end_session() {
-    stop();
-    kick_fds_ = {};
-    memory_.reset();
-    vid_ = kNone;
-    // Another guest may come back on this socket, so what was learned of this one is forgotten.
-    macs_ = options_.macs;
-}
-
-void Vm::ring_ready(int vid, std::uint32_t ring, bool ready) {
-    if (ring >= kRings) return;
-    Connection& connection = connections_[vid];
-    if (connection.changing_call == ring) return;
-    const bool was_ready = std::exchange(connection.ready[ring], ready);
-    if (vid != vid_) return;
-    if (ready && !was_ready) failed_ = false;  // set up anew
-    reconcile();
-}
-
-void Vm::before_change(int vid, bool memory) {
-    Connection& connection = connections_[vid];
-    connection.changing = true;
-    if (memory) connection.memory = false;
-    if (vid != vid_) return;
-    reconcile();
-    if (memory) memory_.reset();
-}
-
-void Vm::after_change(int vid, bool memory) {
-    Connection& connection = connections_[vid];
-    connection.changing = false;
-    if (memory) connection.memory = true;
-    if (vid == vid_) reconcile();
-}
-
-void Vm::message_begins(int vid) { connections_[vid].changing_call.reset(); }
-
-void Vm::before_call_change(int vid, std::uint32_t ring) {
-    // Only of a ring that is ready: for any other this message may be what makes it so.
-    Connection& connection = connections_[vid];
-    if (ring < kRings && connection.ready[ring]) connection.changing_call = ring;
-}
-
-void Vm::after_call_change(int vid, std::uint32_t ring) {
-    if (!std::exchange(connections_[vid].changing_call, std::nullopt)) return;
-    if (vid != vid_ || !running_) return;
-    UniqueFd fd = call_fd_of(vring_of(vid, static_cast<std::uint16_t>(ring)));
+// What the datapath uses of a session without owning it is replaced while nobody polls; the NIC
+// goes on meanwhile.
+template <class Replace>
+void Vm::replace_in_datapath(Replace&& replace) {
     poller_.remove(datapath_);
-    datapath_.replace_call_fd(ring, std::move(fd));
+    replace();
     poller_.add(datapath_);
 }
 
-void Vm::address_announced(int vid, const MacAddress& mac) {
-    if (vid == vid_ && running_ && learns() && mac.is_station()) follow(mac);
+// As QEMU does whenever the guest masks an interrupt.
+void Vm::call_changed(vhost_user::Session& session, std::size_t vring) {
+    if (&session != session_ || !running_) return;
+    replace_in_datapath([&] {
+        datapath_.replace_call_fd(static_cast<std::uint32_t>(vring),
+                                  call_fd_of(session.vring(vring)));
+    });
+}
+
+void Vm::log_changed(vhost_user::Session& session) {
+    if (&session != session_ || !running_) return;
+    replace_in_datapath([&] { datapath_.set_log(DirtyLog(session.log())); });
+}
+
+void Vm::address_announced(vhost_user::Session& session, const MacAddress& mac) {
+    if (&session == session_ && running_ && learns() && mac.is_station()) follow(mac);
 }
 
 void Vm::check_mtu(std::uint64_t mtu) const {
     const std::uint32_t most = port_.geometry().mtu;
     if (mtu <= most) return;
-    throw std::runtime_error(
-        fmt::format("{}: the frontend announces MTU {} to its guest, but port {} has {}; start the "
-                    "daemon with --pci ...,mtu={} or lower the frontend's host_mtu",
-                    name_, mtu, port_.name(), most, mtu));
+    throw vhost_user::Refusal(
+        fmt::format("MTU {} is announced to the guest, but port {} has {}; start the daemon with "
+                    "--pci ...,mtu={} or lower the frontend's host_mtu",
+                    mtu, port_.name(), most, mtu));
+}
+
+void Vm::refused(const std::string& sentence) {
+    ++refused_;
+    log(spdlog::level::err, sentence);
+}
+
+// A frontend can cause most of these lines as often as it likes.
+void Vm::log(spdlog::level::level_enum level, const std::string& sentence) {
+    if (!spdlog::should_log(level) || !log_limit_.admit(LogLimit::Clock::now())) return;
+    if (const std::uint64_t lines = log_limit_.take_suppressed(); lines > 0) {
+        spdlog::warn("{}: {} lines were not written", name_, lines);
+    }
+    spdlog::log(level, "{}: {}", name_, sentence);
 }
 
 void Vm::tick() {
     if (!running_) return;
+    if (datapath_.free_stuck_call()) return stop_broken("the frontend made a call wait");
     if (datapath_.needs_control()) {
         datapath_.control_done();
         learned_waits_ = true;
-        if (datapath_.broken()) return stop_broken();
+        if (datapath_.broken()) return stop_broken(datapath_.describe_broken());
     }
+    if (session_->lost_memory()) return stop_broken("the frontend took back memory that it shares");
     if (learned_waits_ && std::chrono::steady_clock::now() >= next_change_) follow_learned();
     if (!advised_) advise();
 }
@@ -224,15 +217,15 @@ void Vm::advise() {
     if (room == 0) return;
     advised_ = true;
     if (const auto advice = buffer_advice(geometry_, room, mergeable_)) {
-        spdlog::warn("{}: {}", name_, *advice);
+        log(spdlog::level::warn, *advice);
     }
 }
 
-void Vm::stop_broken() {
+void Vm::stop_broken(const std::string& reason) {
     failed_ = true;
     reconcile();
-    spdlog::error("{}: {}; the VM's queues are stopped until its driver sets them up again", name_,
-                  datapath_.describe_broken());
+    log(spdlog::level::err,
+        reason + "; the VM's queues are stopped until its driver sets them up again");
 }
 
 void Vm::follow_learned() {
@@ -245,9 +238,7 @@ void Vm::follow_learned() {
 }
 
 bool Vm::wanted() const {
-    if (vid_ == kNone || failed_ || shut_down_) return false;
-    const Connection& connection = connections_.at(vid_);
-    return connection.ready[0] && connection.ready[1] && connection.memory && !connection.changing;
+    return session_ != nullptr && session_->ready() && !changing_ && !failed_ && !shut_down_;
 }
 
 void Vm::reconcile() {
@@ -256,7 +247,7 @@ void Vm::reconcile() {
     try {
         start();
     } catch (const std::exception& error) {
-        spdlog::error("{}: cannot start: {}", name_, error.what());
+        log(spdlog::level::err, fmt::format("cannot start: {}", error.what()));
         failed_ = true;
         stop();
     }
@@ -264,10 +255,13 @@ void Vm::reconcile() {
 
 // Steering comes last: until then nothing reaches the queue.
 void Vm::start() {
-    if (!memory_) memory_ = std::make_unique<DmaMemory>(vid_, port_.device());
+    memory_.update(session_->regions());
+    if (session_->lost_memory()) {
+        throw std::runtime_error("the frontend took back memory that it shares");
+    }
     Datapath::Rings rings = read_rings();
     mergeable_ = (rings.features & kFeatureNetMrgRxbuf) != 0;
-    datapath_.attach(std::move(rings), memory_->guest());
+    datapath_.attach(std::move(rings), memory_.guest());
     datapath_.learn_address({.first_frame = macs_.empty(), .announcements = options_.learn});
     try {
         port_.start_rx(queues_);
@@ -280,7 +274,8 @@ void Vm::start() {
     learned_waits_ = false;
     port_.open_pool(queues_);
     for (const MacAddress& mac : macs_) steer(mac);
-    spdlog::info("{}: running on VMDq pool {}, queue {}", name_, queues_.pool, queues_.queue);
+    log(spdlog::level::info,
+        fmt::format("running on VMDq pool {}, queue {}", queues_.pool, queues_.queue));
 }
 
 // The reverse order is what keeps the NIC out of memory that is given back: nobody polls, nothing
@@ -304,25 +299,22 @@ void Vm::stop() noexcept {
         spdlog::error("{}: {} of {} receive buffers did not come back from the NIC driver", name_,
                       datapath_.mbufs_held(), datapath_.mbufs());
     }
-    // Completion is in order, so avail resumes where used ends; a packed ring's base carries its
-    // wrap counter, as the library's does.
-    rte_vhost_set_vring_base(vid_, 0, bases.receive, bases.receive);
-    rte_vhost_set_vring_base(vid_, 1, bases.transmit, bases.transmit);
+    // Completion is in order, so avail resumes where used ends.
+    session_->stopped_at(0, bases.receive);
+    session_->stopped_at(1, bases.transmit);
     count_kicks();
-    kick_fds_ = {};
-    spdlog::info("{}: stopped", name_);
+    log(spdlog::level::info, "stopped");
 }
 
 Datapath::Rings Vm::read_rings() {
-    const GuestMemory& memory = memory_->guest();
+    const GuestMemory& memory = memory_.guest();
     Datapath::Rings rings;
-    rte_vhost_get_negotiated_features(vid_, &rings.features);
-    const std::array<rte_vhost_vring, kRings> vrings{vring_of(vid_, 0), vring_of(vid_, 1)};
-    rings.receive = ring_of(vid_, 0, vrings[0], memory, rings.features);
-    rings.transmit = ring_of(vid_, 1, vrings[1], memory, rings.features);
+    rings.features = session_->features();
+    rings.receive = ring_of(*session_, 0, memory);
+    rings.transmit = ring_of(*session_, 1, memory);
+    rings.log = DirtyLog(session_->log());
     for (std::size_t ring = 0; ring < kRings; ++ring) {
-        kick_fds_[ring] = duplicate(vrings[ring].kickfd);
-        rings.call_fds[ring] = call_fd_of(vrings[ring]);
+        rings.call_fds[ring] = call_fd_of(session_->vring(ring));
     }
     return rings;
 }
@@ -333,7 +325,7 @@ bool Vm::steer(const MacAddress& mac) {
         steered_.push_back(mac);
         return true;
     } catch (const std::exception& error) {
-        spdlog::error("{}: {}", name_, error.what());
+        log(spdlog::level::err, error.what());
         return false;
     }
 }
@@ -343,7 +335,7 @@ void Vm::unsteer(const MacAddress& mac) {
         port_.remove_mac(mac);
         std::erase(steered_, mac);
     } catch (const std::exception& error) {
-        spdlog::error("{}: {}", name_, error.what());
+        log(spdlog::level::err, error.what());
     }
 }
 
@@ -355,7 +347,7 @@ void Vm::unsteer_all() {
 // The guest's address is `mac` from here on; those configured beside the first stay.
 void Vm::follow(const MacAddress& mac) {
     if (std::ranges::find(macs_, mac) != macs_.end() || !steer(mac)) return;
-    spdlog::info("{}: learned address {}", name_, mac.to_string());
+    log(spdlog::level::info, fmt::format("learned address {}", mac.to_string()));
     if (macs_.empty()) {
         macs_.push_back(mac);
     } else {
@@ -365,19 +357,22 @@ void Vm::follow(const MacAddress& mac) {
 
 // The rings tell the driver not to kick; what it sends all the same adds up in the eventfds.
 void Vm::count_kicks() {
-    for (const UniqueFd& fd : kick_fds_) {
+    for (std::size_t ring = 0; ring < kRings; ++ring) {
         std::uint64_t kicks = 0;
         iovec to{&kicks, sizeof kicks};
         // The frontend chose the descriptor: it must not make this thread wait.
-        if (::preadv2(fd.get(), &to, 1, -1, RWF_NOWAIT) == sizeof kicks) kicks_ += kicks;
+        if (::preadv2(session_->vring(ring).kick.get(), &to, 1, -1, RWF_NOWAIT) == sizeof kicks) {
+            kicks_ += kicks;
+        }
     }
 }
 
 Vm::Status Vm::status() {
-    count_kicks();
+    if (session_ != nullptr) count_kicks();
     const std::uint32_t held = running_ ? 0 : datapath_.mbufs_held();
     const auto mac = macs_.empty() ? std::nullopt : std::optional(macs_.front());
-    return {name_, vid_ != kNone, running_, mac, &datapath_.counters(), kicks_, held};
+    return {name_, session_ != nullptr, running_, mac, &datapath_.counters(), kicks_, refused_,
+            held};
 }
 
 }  // namespace zecorx

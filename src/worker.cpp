@@ -27,15 +27,22 @@ Worker::~Worker() {
     rte_eal_wait_lcore(lcore_);
 }
 
-void Worker::add(Datapath& datapath) { hand_over({Action::kAdd, &datapath}); }
+void Worker::add(Datapath& datapath) {
+    hand_over({Action::kAdd, &datapath});
+    held_.push_back(&datapath);
+}
 
-void Worker::remove(Datapath& datapath) { hand_over({Action::kRemove, &datapath}); }
+void Worker::remove(Datapath& datapath) {
+    hand_over({Action::kRemove, &datapath});
+    std::erase(held_, &datapath);
+}
 
 void Worker::hand_over(Command command) {
     command_.store(&command, std::memory_order_release);
     // Acquire: pairs with the worker's release, so that what it did to the datapath is seen.
     while (command_.load(std::memory_order_acquire) != nullptr) {
         std::this_thread::sleep_for(std::chrono::microseconds(10));
+        for (Datapath* datapath : held_) datapath->free_stuck_call();
     }
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <vector>
 
 #include "datapath.h"
 #include "poller.h"
@@ -41,6 +42,8 @@ class Worker final : public Poller {
 
     const unsigned lcore_;
     const std::chrono::microseconds idle_sleep_;
+
+    std::vector<Datapath*> held_;  // the control side's view of datapaths_
 
     // Written by the control side, cleared by the worker: the acknowledgement.
     std::atomic<const Command*> command_{nullptr};

@@ -43,7 +43,7 @@ struct GpaRange {
 
 class GuestMemory {
   public:
-    static constexpr std::size_t kMaxRegions = 8;  // librte_vhost's limit in a memory table
+    static constexpr std::size_t kMaxRegions = 32;  // of a session, memory slots included
 
     // REQUIRES: count() < kMaxRegions.
     void add(const MemoryRegion& region) {

@@ -34,6 +34,7 @@ enum Feature : std::uint64_t {
     kFeatureAccessPlatform = 1ULL << 33,
     kFeatureRingPacked = 1ULL << 34,
     kFeatureInOrder = 1ULL << 35,
+    kFeatureRingReset = 1ULL << 40,
 };
 
 // Split virtqueue (VIRTIO 2.7).

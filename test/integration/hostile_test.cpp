@@ -1,5 +1,6 @@
 // Frontends that lie. Each case once made the daemon read, write or wait where it must not.
 
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -185,43 +186,39 @@ TEST_CASE("a running ring cannot be stretched over its region's end") {
     require_served(host);
 }
 
-TEST_CASE("a memory table that cannot be mapped stops its own session only") {
-    TestHost& host = TestHost::instance();
-    FakeMemory memory(8_MiB);
-    {
-        FakeGuest guest = host.connect(0, memory);
-        std::array<int, 2> pipe{};
-        REQUIRE(::pipe(pipe.data()) == 0);
-        const UniqueFd read_end(pipe[0]), write_end(pipe[1]);
-        auto regions = memory.regions();
-        regions[0].fd = read_end.get();
-        regions[0].size += 4096;
-
-        CHECK_FALSE(guest.frontend.set_mem_table(regions));
-        guest.frontend.set_vring_base(0, 0);
-
-        settle(host);
-        CHECK_FALSE(host.status(0).running);
-    }
-    require_served(host);
-}
-
-TEST_CASE("a kick descriptor that is readable and yet would block does not hold anybody up") {
+TEST_CASE("a memory table that cannot be mapped is refused, and the one before it stays") {
     TestHost& host = TestHost::instance();
     FakeMemory memory(8_MiB);
     FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
+    std::array<int, 2> pipe{};
+    REQUIRE(::pipe(pipe.data()) == 0);
+    const UniqueFd read_end(pipe[0]), write_end(pipe[1]);
+    auto regions = memory.regions();
+    regions[0].fd = read_end.get();
+
+    CHECK_FALSE(guest.frontend.set_mem_table(regions));
+
+    host.require_delivered(0, guest, 1);
+    guest.stop_device();
+    host.require_stopped(0);
+}
+
+TEST_CASE(
+    "kick and call descriptors that are no eventfds are refused, so that none can hold us up") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(8_MiB);
+    FakeGuest guest = host.connect(0, memory);
+    guest.net.refill();
     std::array<int, 2> ends{};
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) == 0);
     const UniqueFd ours(ends[0]), theirs(ends[1]);
-    const int low_water = 8;
-    REQUIRE(::setsockopt(ours.get(), SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water) == 0);
-    REQUIRE(guest.frontend.set_vring_kick(0, ours.get()));
-    REQUIRE(host.eventually([&] { return host.status(0).running; }));
 
-    REQUIRE(::write(theirs.get(), "x", 1) == 1);
-    // A daemon that waits here never comes back; the test's time limit ends it.
-    CHECK(host.status(0).running);
-    guest.frontend.disconnect();
+    CHECK_FALSE(guest.frontend.set_vring_kick(0, ours.get()));
+    CHECK_FALSE(guest.frontend.set_vring_call(0, ours.get()));
+
+    host.require_delivered(0, guest, 1);
+    guest.stop_device();
     host.require_stopped(0);
 }
 
@@ -246,6 +243,34 @@ TEST_CASE("a call descriptor that is full does not hold up the neighbours") {
     host.require_delivered(1, neighbour, 2);
 
     guest.stop_device();
+    neighbour.stop_device();
+    host.require_stopped(0);
+    host.require_stopped(1);
+}
+
+TEST_CASE("a frontend that makes a call wait stops its own VM, and the neighbours go on") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory0(8_MiB), memory1(8_MiB);
+    FakeGuest neighbour = host.connect(1, memory1);
+    FakeGuest guest = host.connect(0, memory0);
+    neighbour.net.refill();
+    guest.net.refill();
+    const UniqueFd call(::eventfd(0, EFD_CLOEXEC));
+    REQUIRE(guest.frontend.set_vring_call(0, call.get()));
+    settle(host);
+    // The daemon has made it non-blocking; whoever shares it can undo that.
+    REQUIRE(::fcntl(call.get(), F_SETFL, O_RDWR) == 0);
+    std::uint64_t value = 1;
+    REQUIRE(::write(call.get(), &value, sizeof value) == sizeof value);
+    REQUIRE(::read(call.get(), &value, sizeof value) == sizeof value);
+    const std::uint64_t full = ~0ULL - 1;
+    REQUIRE(::write(call.get(), &full, sizeof full) == sizeof full);
+
+    host.arrive(make_frame({.dst = host.mac(0), .seq = 1}));
+
+    REQUIRE(host.eventually([&] { return !host.status(0).running; }));
+    host.require_delivered(1, neighbour, 2);
+    guest.frontend.disconnect();
     neighbour.stop_device();
     host.require_stopped(0);
     host.require_stopped(1);

@@ -365,7 +365,7 @@ TEST_CASE("what the backend and the frontend do for a guest is offered, and no m
                                         kFeatureEventIdx, kFeatureRingPacked}) {
         CHECK((offered & feature) == feature);
     }
-    CHECK((offered & (kFeatureLogAll | kFeatureNetMq | kFeatureAccessPlatform)) == 0);
+    CHECK((offered & (kFeatureNetMq | kFeatureAccessPlatform)) == 0);
     CHECK((plain.guest.frontend.get_protocol_features() & kProtocolNetMtu) != 0);
 }
 

@@ -60,10 +60,11 @@ TestHost::TestHost() {
         vms_.push_back(std::make_unique<Vm>(vm, *port_, port_->queues_of(index), *worker_));
     }
     port_->start();
+    server_ = std::make_unique<vhost_user::Server>(mutex_);
     for (std::size_t i = 0; i < vms_.size(); ++i) {
         const VmOptions& vm = setup.vms[i];
-        sockets_.push_back(std::make_unique<VhostSocket>((directory_.path() / vm.name).string(),
-                                                         vm.client, *vms_[i], mutex_));
+        sockets_.push_back(std::make_unique<vhost_user::Socket>(
+            *server_, (directory_.path() / vm.name).string(), vm.client, *vms_[i]));
     }
 }
 

@@ -19,7 +19,7 @@
 #include "port.h"
 #include "soft82599/machine.h"
 #include "support/temp_dir.h"
-#include "vhost_server.h"
+#include "vhost_user/server.h"
 #include "vm.h"
 #include "worker.h"
 
@@ -77,13 +77,14 @@ class TestHost {
     TestHost();
 
     TempDir directory_;
-    ControlMutex mutex_;
+    vhost_user::ControlMutex mutex_;
     std::unique_ptr<soft82599::Machine> machine_;
     std::unique_ptr<Eal> eal_;
     std::unique_ptr<Port> port_;
     std::unique_ptr<Worker> worker_;
     std::vector<std::unique_ptr<Vm>> vms_;
-    std::vector<std::unique_ptr<VhostSocket>> sockets_;
+    std::unique_ptr<vhost_user::Server> server_;
+    std::vector<std::unique_ptr<vhost_user::Socket>> sockets_;
 };
 
 // Dropped frames of all reasons together.

@@ -1,0 +1,41 @@
+// How often one VM's frontend may make the daemon write a line about it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <utility>
+
+namespace zecorx {
+
+// Lets `kBurst` lines pass at once and one a second beyond that.
+class LogLimit {
+  public:
+    using Clock = std::chrono::steady_clock;
+
+    // Whether the next line may be written.
+    bool admit(Clock::time_point now) {
+        const auto passed = std::chrono::floor<std::chrono::seconds>(now - since_);
+        if (passed.count() > 0) {
+            tokens_ = passed.count() >= kBurst - tokens_ ? kBurst : tokens_ + passed.count();
+            since_ += passed;
+        }
+        if (tokens_ == 0) {
+            ++suppressed_;
+            return false;
+        }
+        --tokens_;
+        return true;
+    }
+
+    // Lines that were not written since this was last asked.
+    std::uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
+
+  private:
+    static constexpr std::int64_t kBurst = 20;
+
+    std::int64_t tokens_ = kBurst;
+    Clock::time_point since_{};
+    std::uint64_t suppressed_ = 0;
+};
+
+}  // namespace zecorx
