@@ -1,6 +1,7 @@
 // How often one VM's frontend may make the daemon write a line about it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <utility>
@@ -15,10 +16,9 @@ class LogLimit {
     // Whether the next line may be written.
     bool admit(Clock::time_point now) {
         const auto passed = std::chrono::floor<std::chrono::seconds>(now - since_);
-        if (passed.count() > 0) {
-            tokens_ = passed.count() >= kBurst - tokens_ ? kBurst : tokens_ + passed.count();
-            since_ += passed;
-        }
+        since_ += passed;
+        tokens_ = std::min<std::int64_t>(kBurst, tokens_ + passed.count());
+        if (tokens_ == kBurst) since_ = now;  // seconds count from the first line on
         if (tokens_ == 0) {
             ++suppressed_;
             return false;

@@ -62,6 +62,7 @@ bool Connection::serve() {
                 return false;
             case MessageReader::Result::kMessage:
                 if (!handle(reader_.message())) return false;
+                reader_.message().fds.clear();  // what nobody took
         }
     }
     return true;
