@@ -8,9 +8,9 @@
 //   used_ <= next_avail_ <= scan_ <= used_ + size
 //   [used_, next_avail_)  held chains, held_entries_ descriptors: nothing is written there, so
 //                         after rewind() they are read again as the driver wrote them;
-//   [next_avail_, scan_)  ahead_ descriptors in which refresh() counted available_ chains. The
-//                         driver may rewrite them all the same: acquire() reads and checks each
-//                         once more, and nothing but its own reading counts.
+//   [next_avail_, scan_)  ahead_ descriptors in which refresh() counted available_ chains, which
+//                         are never more. The driver may rewrite them all the same: acquire() reads
+//                         and checks each once more, and nothing but its own reading counts.
 #pragma once
 
 #include <algorithm>
@@ -266,9 +266,11 @@ class PackedRing {
         next_avail_ = advanced(next_avail_, entries);
         held_entries_ += entries;
         ahead_ -= entries;
-        available_ -= chains;
-        if (available_ > 0 && ahead_ > 0) return;
-        // A driver that shortened its chains or joined them leaves a remainder: count it anew.
+        // A driver that joined chains since they were counted has made fewer of them, each of one
+        // descriptor at least.
+        available_ = std::min(available_ - chains, ahead_);
+        if (available_ > 0) return;
+        // One that shortened them leaves a remainder: count it anew.
         scan_ = next_avail_;
         ahead_ = available_ = 0;
     }

@@ -539,6 +539,26 @@ TEST_CASE("what a packed driver changes after it was counted is found when it is
     }
 }
 
+TEST_CASE("no packed descriptor is acquired twice, whatever chains the driver joins") {
+    RawQueue queue(8, 5 | kPackedWrap);
+    PackedRing ring = queue.ring();
+    for (std::uint16_t id = 0; id < 8; ++id) queue.post_chain(id, 1);
+    REQUIRE(ring.refresh());
+    REQUIRE(ring.available() == 8);
+    for (const std::uint16_t slot : {5, 6, 7, 0, 1, 2}) queue.desc(slot).flags |= kDescNext;
+    REQUIRE(take(ring, queue).entries == 7);
+    // They are held, and the driver makes them available once more.
+    for (const std::uint16_t slot : {5, 6, 7}) queue.desc(slot).flags = queue.desc(4).flags;
+
+    CHECK(ring.available() == 1);
+    std::uint16_t ids[8];
+    const auto accept = [](std::uint32_t, std::uint64_t, std::uint32_t) { return true; };
+    CHECK(ring.acquire_singles(ring.available(), ids, accept) == 1);
+    REQUIRE(ring.refresh());
+    CHECK(ring.available() == 0);
+    CHECK(ring.exhausted({0, 1}));
+}
+
 TEST_CASE("packed rings of odd alignment, no size or a base outside are refused") {
     RawQueue queue(8);
     const PackedRingLayout good = queue.layout();
