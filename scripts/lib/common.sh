@@ -31,6 +31,12 @@ configure() {
     [[ -f $dir/build.ninja ]] || meson setup "$dir" "$(source_dir)" "$@" >&2
 }
 
+# Configures $1 to build the fuzz targets.
+configure_fuzz() {
+    CC=clang CXX=clang++ configure "$1" -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false \
+        "-Dcpp_args=-fsanitize=fuzzer-no-link -fno-sanitize-recover=all"
+}
+
 hugepages_file=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
 # Makes at least $1 2 MiB pages free, for as long as the script runs: restore_hugepages undoes it.
