@@ -3,6 +3,7 @@
 #include <array>
 #include <deque>
 #include <memory>
+#include <utility>
 
 #include "guest_ram.h"
 #include "ip_frame.h"
