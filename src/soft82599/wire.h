@@ -7,7 +7,11 @@
 //   OUT;
 //                            either may be empty or "-" for none
 //   gen[:KEY=VALUE,...]      a generator; what is sent to it is discarded. Keys:
-//                              size=64      bytes on the wire, CRC included: 64..15872
+//                              size=64      bytes on the wire, CRC included: 64..15872, or
+//                                           LOW-HIGH: another size with every frame
+//                              payload=counting  bytes that count up; numbered: each destination's
+//                                           frames carry a number and bytes made of it, see
+//                                           zecorx/numbered_payload.h
 //                              dst=MAC      destination; given several times, they take turns;
 //                                           without one, the port's own address
 //                              src=MAC      source

@@ -4,10 +4,12 @@
 #include <charconv>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 
 #include "wire.h"
+#include "zecorx/numbered_payload.h"
 
 namespace zecorx::soft82599 {
 namespace {
@@ -15,7 +17,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct GeneratorOptions {
-    std::size_t wire_size = 64;  // CRC included
+    std::size_t least_size = 64;  // on the wire, CRC included
+    std::size_t most_size = 64;
+    bool numbered = false;
     std::vector<MacAddress> destinations;
     MacAddress source{{0x02, 0x00, 0x00, 0x00, 0x00, 0x01}};
     std::uint64_t rate = 0;
@@ -49,10 +53,27 @@ MacAddress parse_mac(std::string_view key, std::string_view value) {
     return *mac;
 }
 
+void set_sizes(GeneratorOptions& options, std::string_view value) {
+    const std::size_t dash = value.find('-');
+    const std::string_view most = dash == value.npos ? value : value.substr(dash + 1);
+    options.least_size =
+        parse_number("size", value.substr(0, dash), kMinFrame + kCrc, kMaxJumboFrame);
+    options.most_size = parse_number("size", most, options.least_size, kMaxJumboFrame);
+}
+
+void set_payload(GeneratorOptions& options, std::string_view value) {
+    if (value != "counting" && value != "numbered") {
+        throw option_error("payload", value, "counting or numbered");
+    }
+    options.numbered = value == "numbered";
+}
+
 void set_option(GeneratorOptions& options, std::string_view key, std::string_view value) {
     constexpr std::uint64_t kAny = ~std::uint64_t{0};
     if (key == "size") {
-        options.wire_size = parse_number(key, value, kMinFrame + kCrc, kMaxJumboFrame);
+        set_sizes(options, value);
+    } else if (key == "payload") {
+        set_payload(options, value);
     } else if (key == "dst") {
         options.destinations.push_back(parse_mac(key, value));
     } else if (key == "src") {
@@ -67,7 +88,8 @@ void set_option(GeneratorOptions& options, std::string_view key, std::string_vie
         options.start_file = value;
     } else {
         throw std::runtime_error("generator wire: unknown key '" + std::string(key) +
-                                 "'; known are size, dst, src, rate, count, vlan and start=FILE");
+                                 "'; known are size, payload, dst, src, rate, count, vlan and "
+                                 "start=FILE");
     }
 }
 
@@ -83,11 +105,12 @@ GeneratorOptions parse_options(std::string_view text) {
     return options;
 }
 
-// An Ethernet frame of the local experimental ethertype whose payload counts up.
+// An Ethernet frame of the local experimental ethertype, as long as the longest that is asked for,
+// whose payload counts up.
 Frame build_frame(const GeneratorOptions& options, const MacAddress& destination) {
     constexpr std::uint16_t kEthertypeExperimental = 0x88B5;
     const std::size_t tag = options.vlan ? kVlanTag : 0;
-    Frame frame(options.wire_size - kCrc - tag);
+    Frame frame(options.most_size - kCrc - tag);
     for (std::size_t i = 0; i < 6; ++i) {
         frame[i] = std::byte{destination.bytes[i]};
         frame[6 + i] = std::byte{options.source.bytes[i]};
@@ -99,6 +122,32 @@ Frame build_frame(const GeneratorOptions& options, const MacAddress& destination
     return options.vlan ? with_vlan_tag(frame, 0x8100, *options.vlan) : frame;
 }
 
+// The frames to one destination.
+class Stream {
+  public:
+    Stream(const GeneratorOptions& options, const MacAddress& destination)
+        : template_(build_frame(options, destination)),
+          header_(kEthernetHeader + (options.vlan ? kVlanTag : 0)),
+          sizes_(static_cast<std::uint32_t>(options.most_size - options.least_size + 1)),
+          numbered_(options.numbered) {}
+
+    Frame next() {
+        // Coprime to 2^32, so that neighbours differ and every size has its turn.
+        const std::uint32_t shorter = (seq_ * 2654435761U >> 7) % sizes_;
+        Frame frame(template_.begin(), template_.end() - shorter);
+        if (numbered_) write_numbered(std::span(frame).subspan(header_), seq_);
+        ++seq_;
+        return frame;
+    }
+
+  private:
+    Frame template_;
+    std::size_t header_;
+    std::uint32_t sizes_;
+    bool numbered_;
+    std::uint32_t seq_ = 0;
+};
+
 class GeneratorWire : public Wire {
   public:
     explicit GeneratorWire(const GeneratorOptions& options)
@@ -106,7 +155,7 @@ class GeneratorWire : public Wire {
           rate_(options.rate),
           left_(options.count == 0 ? ~std::uint64_t{0} : options.count) {
         for (const MacAddress& destination : options.destinations) {
-            templates_.push_back(build_frame(options, destination));
+            streams_.emplace_back(options, destination);
         }
     }
 
@@ -114,8 +163,8 @@ class GeneratorWire : public Wire {
         if (!started()) return;
         const std::uint64_t due = std::min<std::uint64_t>({max, left_, allowed()});
         for (std::uint64_t i = 0; i < due; ++i) {
-            frames.push_back(templates_[next_]);
-            next_ = (next_ + 1) % templates_.size();
+            frames.push_back(streams_[next_].next());
+            next_ = (next_ + 1) % streams_.size();
         }
         left_ -= due;
         sent_ += due;
@@ -145,7 +194,7 @@ class GeneratorWire : public Wire {
     }
 
     std::string start_file_;  // empty once it has been seen
-    std::vector<Frame> templates_;
+    std::vector<Stream> streams_;
     std::size_t next_ = 0;
     std::uint64_t rate_;
     std::uint64_t left_;

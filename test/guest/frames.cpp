@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "zecorx/numbered_payload.h"
+
 namespace zecorx::test {
 
 namespace {
@@ -11,7 +13,6 @@ namespace {
 constexpr std::size_t kEtherHeader = 14;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kUdpHeader = 8;
-constexpr std::size_t kPayloadHead = 8;  // sequence number and payload length
 constexpr std::uint16_t kEtherTypeVlan = 0x8100;
 constexpr std::uint16_t kEtherTypeIpv4 = 0x0800;
 constexpr std::uint16_t kEtherTypeArp = 0x0806;
@@ -44,10 +45,6 @@ std::uint16_t load_u16(std::span<const std::byte> bytes, std::size_t at) {
                                       std::to_integer<unsigned>(bytes[at + 1]));
 }
 
-std::uint32_t load_u32(std::span<const std::byte> bytes, std::size_t at) {
-    return static_cast<std::uint32_t>(load_u16(bytes, at)) << 16 | load_u16(bytes, at + 2);
-}
-
 void store_u16(std::span<std::byte> bytes, std::size_t at, std::uint16_t value) {
     bytes[at] = std::byte(value >> 8);
     bytes[at + 1] = std::byte(value & 0xFF);
@@ -64,33 +61,13 @@ void append_ether_header(Frame& frame, const FrameSpec& spec, std::uint16_t ethe
     out.u16(ether_type);
 }
 
-// The pseudo-random byte stream of one payload (xorshift32; its state must never be 0).
-class PayloadStream {
-  public:
-    PayloadStream(std::uint32_t seq, std::uint32_t len) : state_(seq * 2654435761U ^ len) {
-        if (state_ == 0) state_ = 1;
-    }
-    std::byte next() {
-        state_ ^= state_ << 13;
-        state_ ^= state_ >> 17;
-        state_ ^= state_ << 5;
-        return static_cast<std::byte>(state_ >> 24);
-    }
-
-  private:
-    std::uint32_t state_;
-};
-
 void append_payload(Frame& frame, std::uint32_t seq, std::size_t frame_size) {
-    if (frame_size < frame.size() + kPayloadHead) {
+    if (frame_size < frame.size() + kNumberedHead) {
         throw std::invalid_argument("test frame too short for its headers and sequence number");
     }
-    const auto len = static_cast<std::uint32_t>(frame_size - frame.size());
-    Writer out(frame);
-    out.u32(seq);
-    out.u32(len);
-    PayloadStream stream(seq, len);
-    while (frame.size() < frame_size) frame.push_back(stream.next());
+    const std::size_t start = frame.size();
+    frame.resize(frame_size);
+    write_numbered(std::span(frame).subspan(start), seq);
 }
 
 void append_ipv4_header(Frame& frame, const UdpSpec& udp, std::size_t total_length) {
@@ -186,18 +163,12 @@ Frame make_arp_request(const MacAddress& sender, const Ipv4& sender_ip, const Ip
 
 std::optional<std::uint32_t> check_frame(std::span<const std::byte> frame) {
     const auto offset = payload_offset(frame);
-    if (!offset || frame.size() < *offset + kPayloadHead) return std::nullopt;
-    const std::uint32_t seq = load_u32(frame, *offset);
-    const std::uint32_t len = load_u32(frame, *offset + 4);
-    const std::size_t room = frame.size() - *offset;
-    if (len < kPayloadHead || len > room || (len < room && frame.size() > kMinFrame)) {
-        return std::nullopt;
-    }
-    PayloadStream stream(seq, len);
-    const std::span body = frame.subspan(*offset + kPayloadHead, len - kPayloadHead);
-    const bool intact =
-        std::all_of(body.begin(), body.end(), [&](std::byte b) { return b == stream.next(); });
-    return intact ? std::optional(seq) : std::nullopt;
+    if (!offset || frame.size() < *offset) return std::nullopt;
+    const auto found = check_numbered(frame.subspan(*offset));
+    if (!found) return std::nullopt;
+    const bool padded = found->len < frame.size() - *offset;
+    if (padded && frame.size() > kMinFrame) return std::nullopt;
+    return found->seq;
 }
 
 }  // namespace zecorx::test

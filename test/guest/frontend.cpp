@@ -69,6 +69,11 @@ void Frontend::report_status(std::uint64_t status) {
 void Frontend::start_device(const FakeMemory& memory, std::span<QueueDriver* const> queues,
                             const VringBases& bases) {
     require(set_mem_table(memory.regions()), "SET_MEM_TABLE");
+    start_vrings(memory, queues, bases);
+}
+
+void Frontend::start_vrings(const FakeMemory& memory, std::span<QueueDriver* const> queues,
+                            const VringBases& bases) {
     for (std::uint32_t i = 0; i < queues.size(); ++i) {
         const std::uint16_t base = bases.empty() ? queues[i]->used_idx() : bases.at(i);
         start_vring(i, memory, *queues[i], base);

@@ -62,6 +62,9 @@ class Frontend {
     // does for split rings when the backend vanished. Throws FrontendError if anything is refused.
     void start_device(const FakeMemory& memory, std::span<QueueDriver* const> queues,
                       const VringBases& bases = {});
+    // The same behind a memory table that was sent already.
+    void start_vrings(const FakeMemory& memory, std::span<QueueDriver* const> queues,
+                      const VringBases& bases = {});
     // Disables every started vring, takes its base back and resets the status.
     VringBases stop_device();
     // Vanishes as a killed frontend does.

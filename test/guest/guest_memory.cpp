@@ -217,6 +217,10 @@ Gpa FakeMemory::allocate_in(std::size_t region, std::size_t bytes, std::size_t a
     return *gpa;
 }
 
+void FakeMemory::forget_allocations() {
+    for (Region& region : regions_) region.forget_allocations();
+}
+
 std::optional<Gpa> FakeMemory::allocate_across_boundary(std::size_t bytes) {
     for (Region& region : regions_) {
         const bool has_next =

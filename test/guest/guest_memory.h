@@ -93,6 +93,8 @@ class FakeMemory {
     static constexpr std::size_t kEdge = 4_KiB;
     Gpa allocate(std::size_t bytes, std::size_t align = 64);
     Gpa allocate_in(std::size_t region, std::size_t bytes, std::size_t align = 64);
+    // As if nothing had been allocated yet: a guest that is reset lays its memory out anew.
+    void forget_allocations();
 
     // A range whose middle is where one region ends and the next begins; each such boundary is
     // handed out once. REQUIRES: bytes / 2 < kEdge.
@@ -112,6 +114,10 @@ class FakeMemory {
         std::byte* host(Gpa gpa) const { return mapping_ + (gpa - spec_.gpa); }
         std::optional<Gpa> allocate(std::size_t bytes, std::size_t align);
         MemoryRegion describe() const;
+        void forget_allocations() {
+            next_free_ = spec_.gpa + kEdge;
+            end_taken = false;
+        }
         const RegionSpec& spec() const { return spec_; }
 
         bool end_taken = false;  // by allocate_across_boundary()

@@ -179,6 +179,17 @@ void NetReceiver::report_damage(const std::string& what, GuestRange range) {
     if (damage) violations_.add("write " + what + ", at GPA " + hex(*damage));
 }
 
+void NetReceiver::poison() {
+    for (const Slot& slot : slots_) fill_canaries(slot);
+}
+
+void NetReceiver::check_poison(const std::string& when) {
+    for (const Slot& slot : slots_) {
+        check_guards(slot);
+        check_pieces(slot, 0, "into a buffer " + when);
+    }
+}
+
 // FNV-1a.
 std::uint64_t NetReceiver::memory_digest() const {
     std::uint64_t digest = 0xcbf2'9ce4'8422'2325;

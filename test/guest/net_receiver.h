@@ -57,6 +57,11 @@ class NetReceiver {
     std::uint64_t empty_completions() const { return empty_completions_; }
     const ViolationLog& violations() const { return violations_; }
 
+    // While the device must not write: fills every buffer with canaries, posted ones too, which
+    // check_poison() wants to find unchanged. Else it records a violation.
+    void poison();
+    void check_poison(const std::string& when);
+
     // Changes when any byte of any buffer does, so that a test can show that a stopped device
     // writes no more.
     std::uint64_t memory_digest() const;

@@ -4,10 +4,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 #include <string>
 
 #include "soft82599/wire.h"
+#include "zecorx/numbered_payload.h"
 
 using namespace zecorx;
 using namespace zecorx::soft82599;
@@ -62,6 +64,24 @@ TEST_CASE("a generator alternates destinations and tags", "[soft82599]") {
     CHECK(parse_frame(frames[0], 0x8100).vlan == 9);
 }
 
+TEST_CASE("a generator numbers the frames to each destination and varies their sizes") {
+    const auto wire = make_wire(
+        "gen:size=64-1518,payload=numbered,dst=52:54:00:00:00:01,dst=52:54:00:00:00:02", kPortMac);
+    std::set<std::size_t> sizes;
+    const auto frames = pull(*wire, 4000);
+    REQUIRE(frames.size() == 4000);
+    for (std::uint32_t i = 0; i < frames.size(); ++i) {
+        const auto found = check_numbered(FrameView(frames[i]).subspan(kEthernetHeader));
+        REQUIRE(found);
+        REQUIRE(found->seq == i / 2);
+        REQUIRE(found->len == frames[i].size() - kEthernetHeader);
+        sizes.insert(frames[i].size());
+    }
+    CHECK(*sizes.begin() >= 60);
+    CHECK(*sizes.rbegin() <= 1514);
+    CHECK(sizes.size() > 500);
+}
+
 TEST_CASE("a rate bounds what a generator sends at once", "[soft82599]") {
     const auto wire = make_wire("gen:rate=1", kPortMac);
     CHECK(pull(*wire, 32).empty());  // the first frame is due after a second
@@ -97,9 +117,10 @@ TEST_CASE("what is sent to a capture can be received from it", "[soft82599]") {
 }
 
 TEST_CASE("wires that make no sense are refused", "[soft82599]") {
-    for (const char* spec : {"rope", "gen:size=63", "gen:size=99999", "gen:dst=x", "gen:speed=1",
-                             "gen:vlan=4096", "gen:size", "gen:start=", "tap:",
-                             "tap:a-name-that-is-too-long", "tap:a,b", "pcap:/nonexistent"}) {
+    for (const char* spec :
+         {"rope", "gen:size=63", "gen:size=99999", "gen:dst=x", "gen:speed=1", "gen:vlan=4096",
+          "gen:size", "gen:start=", "gen:payload=x", "gen:size=128-64", "gen:size=64-",
+          "tap:", "tap:a-name-that-is-too-long", "tap:a,b", "pcap:/nonexistent"}) {
         INFO(spec);
         CHECK_THROWS_AS(make_wire(spec, kPortMac), std::runtime_error);
     }
