@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <termios.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -26,19 +27,25 @@ std::runtime_error node_error(const std::string& what) {
                               std::strerror(errno) + remedy);
 }
 
+// What the links point at. Not the terminal by its name: once the process is killed, its
+// successor's terminal gets that name, and the link would look alive for ever.
+std::string link_target(int fd) {
+    return "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(fd);
+}
+
 // A link left by a process that was killed before it could remove it.
 bool is_dangling(const std::string& path) {
     std::array<char, PATH_MAX> target{};
     const ssize_t length = readlink(path.c_str(), target.data(), target.size() - 1);
-    if (length <= 0 || std::strncmp(target.data(), "/dev/pts/", 9) != 0) return false;
+    if (length <= 0 || std::strncmp(target.data(), "/proc/", 6) != 0) return false;
     struct stat status {};
     return stat(path.c_str(), &status) != 0 && errno == ENOENT;
 }
 
 // False: the name is taken.
-bool link_at(const std::string& path, const char* target) {
+bool link_at(const std::string& path, const std::string& target) {
     for (int attempt = 0; attempt < 2; ++attempt) {
-        if (symlink(target, path.c_str()) == 0) return true;
+        if (symlink(target.c_str(), path.c_str()) == 0) return true;
         if (errno != EEXIST) throw node_error(path);
         if (!is_dangling(path)) return false;
         ::unlink(path.c_str());
@@ -79,7 +86,7 @@ UioNode::UioNode() {
     make_raw(slave_.get());
     for (unsigned number = kFirstNumber; number <= kLastNumber; ++number) {
         const std::string path = "/dev/uio" + std::to_string(number);
-        if (link_at(path, name.data())) {
+        if (link_at(path, link_target(slave_.get()))) {
             number_ = number;
             path_ = path;
             return;

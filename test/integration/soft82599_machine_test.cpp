@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch_test_macros.hpp>
@@ -102,6 +103,20 @@ TEST_CASE("registers have their semantics from the first access on", "[soft82599
     bar.at(reg::kEimc) = 0x10;
     CHECK(bar.at(reg::kEims) == 0x20);
     CHECK(machine.port(0).counters().trapped_accesses == 7);
+}
+
+TEST_CASE("a killed process leaves no UIO node in the way", "[soft82599][root]") {
+    const unsigned number = nic::Machine(step_machine()).port(0).uio_number();
+    for (int round = 0; round < 3; ++round) {
+        const pid_t child = fork();
+        REQUIRE(child >= 0);
+        if (child == 0) {
+            const nic::Machine machine(step_machine());
+            _exit(EXIT_SUCCESS);
+        }
+        REQUIRE(waitpid(child, nullptr, 0) == child);
+        CHECK(nic::Machine(step_machine()).port(0).uio_number() == number);
+    }
 }
 
 TEST_CASE("narrow and wide moves reach the right bytes", "[soft82599][root]") {

@@ -137,6 +137,11 @@ void Guest::attach() {
     established_ = false;
     frontend_.emplace(connect());
     negotiate();
+    // A connection may have waited for a daemon that was replaced meanwhile; one that has answered
+    // since without a change is the present one's.
+    if (shared_.daemon.generation.load() != generation_) {
+        throw test::SocketClosed("the daemon changed");
+    }
     established_ = true;
     share_memory();
     start();
@@ -232,6 +237,7 @@ void Guest::lost() {
         std::this_thread::sleep_for(1ms);
     }
     if (established_ && !daemon_killed()) violation("the daemon closed the connection");
+    generation_ = shared_.daemon.generation.load();
     await_release();
     frontend_.reset();
     established_ = false;

@@ -124,7 +124,7 @@ class Guest {
     std::optional<test::Frontend> frontend_;
     bool established_ = false;  // the daemon has answered
     bool resting_ = false;
-    std::uint32_t generation_ = 0;  // of the daemon, at least
+    std::uint32_t generation_ = 0;  // of the daemon; of the session's once established
 
     std::optional<test::NetDriver> net_;
     std::uint64_t features_ = 0;

@@ -119,7 +119,7 @@ void Soak::run_for() {
 void Soak::run_kills() {
     std::uint64_t next_checkpoint = 50;
     while (guests_killed_ + daemons_killed_ < options_.kills && good()) {
-        nap(std::chrono::microseconds(dice_.below(dice_.percent(50) ? 20'000 : 600'000)));
+        nap(std::chrono::microseconds(dice_.below(dice_.percent(25) ? 20'000 : 900'000)));
         const std::uint64_t chance = dice_.below(20);
         const std::size_t vm = dice_.below(guests_.size());
         if (chance < 10) {
