@@ -42,6 +42,21 @@ HostSetup four_vms() {
     return setup;
 }
 
+void LockstepPoller::add(Datapath& datapath) {
+    const std::lock_guard lock(mutex_);
+    datapaths_.push_back(&datapath);
+}
+
+void LockstepPoller::remove(Datapath& datapath) {
+    const std::lock_guard lock(mutex_);
+    std::erase(datapaths_, &datapath);
+}
+
+void LockstepPoller::poll_all() {
+    const std::lock_guard lock(mutex_);
+    for (Datapath* datapath : datapaths_) datapath->poll();
+}
+
 TestHost& TestHost::instance() {
     static TestHost host;
     return host;
@@ -54,10 +69,16 @@ TestHost::TestHost() {
     nic().guard_buffers_at_stop(true);
     eal_ = std::make_unique<Eal>(eal_options(setup), nic().bdf(), true);
     port_ = std::make_unique<Port>(nic().bdf(), setup.vms, setup.mtu);
-    worker_ = std::make_unique<Worker>(Eal::worker_lcore(0), 100us);
+    if (setup.lockstep) {
+        auto lockstep = std::make_unique<LockstepPoller>();
+        lockstep_ = lockstep.get();
+        poller_ = std::move(lockstep);
+    } else {
+        poller_ = std::make_unique<Worker>(Eal::worker_lcore(0), 100us);
+    }
     for (const VmOptions& vm : setup.vms) {
         const auto index = static_cast<std::uint16_t>(vms_.size());
-        vms_.push_back(std::make_unique<Vm>(vm, *port_, port_->queues_of(index), *worker_));
+        vms_.push_back(std::make_unique<Vm>(vm, *port_, port_->queues_of(index), *poller_));
     }
     port_->start();
     server_ = std::make_unique<vhost_user::Server>(mutex_);
@@ -78,6 +99,7 @@ void TestHost::pump() {
         const std::lock_guard lock(mutex_);
         for (const auto& vm : vms_) vm->tick();
     }
+    if (lockstep_ != nullptr) lockstep_->poll_all();
     nic().step(32);
     nic().step_tx(64);
 }

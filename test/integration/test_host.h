@@ -9,6 +9,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "guest/fake_guest.h"
 #include "guest/frames.h"
 #include "options.h"
+#include "poller.h"
 #include "port.h"
 #include "soft82599/machine.h"
 #include "support/temp_dir.h"
@@ -29,6 +31,23 @@ struct HostSetup {
     std::vector<VmOptions> vms;  // their socket paths are the host's to choose
     std::uint32_t mtu = kDefaultMtu;
     unsigned huge_memory = 128;  // MiB
+    // The datapaths are polled in the test's turns, by poll_all(), instead of by a worker's thread.
+    bool lockstep = false;
+};
+
+// Polls when it is told to.
+//
+// Thread rule: any thread.
+class LockstepPoller final : public Poller {
+  public:
+    void add(Datapath& datapath) override;
+    void remove(Datapath& datapath) override;
+    // One round over all datapaths, as a worker makes it.
+    void poll_all();
+
+  private:
+    std::mutex mutex_;
+    std::vector<Datapath*> datapaths_;
 };
 
 // What the host of this executable is made of; every executable defines it.
@@ -56,8 +75,10 @@ class TestHost {
     soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
     // What the port has sent to the wire since the last call.
     std::vector<Frame> sent();
-    // The control side's tick and the NIC's transmit side.
+    // The control side's tick and the NIC's transmit side, and in lockstep a round of polls.
     void pump();
+    // REQUIRES: HostSetup::lockstep.
+    void poll_all() { lockstep_->poll_all(); }
 
     // Pumps until `done`, at most some seconds. False: it never was.
     bool eventually(const std::function<bool()>& done);
@@ -81,7 +102,8 @@ class TestHost {
     std::unique_ptr<soft82599::Machine> machine_;
     std::unique_ptr<Eal> eal_;
     std::unique_ptr<Port> port_;
-    std::unique_ptr<Worker> worker_;
+    std::unique_ptr<Poller> poller_;
+    LockstepPoller* lockstep_ = nullptr;  // poller_ if it is one
     std::vector<std::unique_ptr<Vm>> vms_;
     std::unique_ptr<vhost_user::Server> server_;
     std::vector<std::unique_ptr<vhost_user::Socket>> sockets_;

@@ -132,6 +132,7 @@ class Guest {
     std::uint16_t tx_size_ = 256;
     std::size_t known_violations_ = 0;
     FrameCheck check_;
+    unsigned layouts_ = 0;      // of this driver's receive buffers, one after the other
     std::uint64_t reaped_ = 0;  // receive buffers of this driver
 
     bool split_table_ = false;  // the main region is given as two
