@@ -34,6 +34,7 @@ class EalDmaSpace : public DmaSpace {
     static constexpr std::size_t kSlots = 8192;
     using Table = std::vector<Page>;
 
+    // REQUIRES: EAL's tables of memory are held.
     const Page* find(std::uint64_t iova);
     Page look_up(std::uint64_t iova) const;
 

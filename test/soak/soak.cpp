@@ -143,9 +143,7 @@ void Soak::run_cycles() {
     daemon_.start();
     const std::uint64_t warm_up = std::min<std::uint64_t>(500, options_.cycles / 4 + 1);
     run_out_cycles(warm_up);
-    check_footprint();
     run_out_cycles(options_.cycles - std::min(warm_up, options_.cycles));
-    check_footprint();
     if (!good()) return;
     verdicts_.check(kAlive, daemon_.terminate() == 0, "the daemon did not end well on SIGTERM");
     watch();
@@ -164,7 +162,9 @@ void Soak::run_out_cycles(std::uint64_t cycles) {
         slot.process.reset();
     }
     const nlohmann::json report = settled_report();
-    if (good()) check_conservation(report);
+    if (!good()) return;
+    check_conservation(report);
+    check_footprint();
 }
 
 void Soak::start_guest(std::size_t vm, std::uint64_t cycles) {
