@@ -82,9 +82,9 @@ std::optional<std::string> Daemon::ended() {
 Footprint Daemon::footprint() const {
     Footprint found;
     const std::string proc = fmt::format("/proc/{}", pid());
-    for ([[maybe_unused]] const auto& fd : std::filesystem::directory_iterator(proc + "/fd")) {
-        ++found.fds;
-    }
+    std::error_code gone;
+    std::filesystem::directory_iterator fd(proc + "/fd", gone);
+    for (; !gone && fd != std::filesystem::directory_iterator(); fd.increment(gone)) ++found.fds;
     std::ifstream maps(proc + "/maps");
     for (std::string line; std::getline(maps, line);) ++found.mappings;
     std::ifstream status(proc + "/status");

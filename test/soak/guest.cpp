@@ -227,7 +227,7 @@ void Guest::await_release() {
     while (Clock::now() < deadline) {
         if (shared_.daemon.buried.load() >= generation_) return;
         const bool settled = shared_.daemon.killed.load() < shared_.daemon.generation.load();
-        if (settled && !maps_any(shared_.daemon.pid.load(), memory_.regions())) return;
+        if (settled && !holds_any(shared_.daemon.pid.load(), memory_.regions())) return;
         std::this_thread::sleep_for(1ms);
     }
     violation("the daemon still maps guest memory a minute after the session");

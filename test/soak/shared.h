@@ -102,7 +102,8 @@ class SharedMemory {
     Shared* shared_;
 };
 
-// Whether a process maps the file behind one of these regions. One that is gone maps nothing.
-bool maps_any(pid_t pid, const std::vector<test::MemoryRegion>& regions);
+// Whether a process has the file behind one of these regions mapped or open. One that is gone has
+// not.
+bool holds_any(pid_t pid, const std::vector<test::MemoryRegion>& regions);
 
 }  // namespace zecorx::soak

@@ -23,6 +23,15 @@ bool Verdicts::good() const {
     return std::ranges::all_of(rows_, [](const Row& entry) { return entry.violations == 0; });
 }
 
+std::string Verdicts::report() const {
+    const auto failed =
+        std::ranges::count_if(rows_, [](const Row& entry) { return entry.violations != 0; });
+    return fmt::format(
+        "<Catch2TestRun><OverallResultsCases successes=\"{}\" failures=\"{}\" "
+        "expectedFailures=\"0\"/></Catch2TestRun>\n",
+        static_cast<std::ptrdiff_t>(rows_.size()) - failed, failed);
+}
+
 std::string Verdicts::table() const {
     std::string text = fmt::format("{:<46} {:>9} {:>11}\n", "check", "times", "violations");
     for (const Row& entry : rows_) {

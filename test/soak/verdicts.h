@@ -13,6 +13,8 @@ class Verdicts {
     // `sentence` names the violation where `good` is false.
     void check(const std::string& what, bool good, const std::string& sentence);
     bool good() const;
+    // For whoever counts test cases: each thing checked is one, in the form of Catch2's XML.
+    std::string report() const;
     // One line for each thing checked, then the violations.
     std::string table() const;
 
