@@ -92,10 +92,15 @@ void Server::add(Endpoint& endpoint) {
     wake();
 }
 
+// The thread is woken because a socket that is closed while it is waited for stays open until then,
+// and its frontend would not hear of the end.
 void Server::remove(Endpoint& endpoint) {
-    const std::lock_guard lock(mutex_);
-    std::erase(endpoints_, &endpoint);
-    ++changes_;
+    {
+        const std::lock_guard lock(mutex_);
+        std::erase(endpoints_, &endpoint);
+        ++changes_;
+    }
+    wake();
 }
 
 void Server::run() {
