@@ -1,5 +1,7 @@
 // Frontends that lie. Each case once made the daemon read, write or wait where it must not.
 
+#include "hostile.h"
+
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -9,17 +11,12 @@
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <optional>
-#include <thread>
-
-#include "test_host.h"
 
 namespace zecorx::test {
 namespace {
 
 constexpr std::uint64_t kDriverOk =
     kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk;
-
-const Negotiation kPacked{.features = Negotiation{}.features | kFeatureRingPacked};
 
 // A frontend that sets up its rings message by message, with the receiveq's addresses as given.
 class Liar {
@@ -74,25 +71,6 @@ class Liar {
     NetDriver driver_;
     std::optional<std::uint16_t> base_;
 };
-
-// The daemon serves an honest guest on VM 0, and nothing of it is amiss.
-void require_served(TestHost& host) {
-    REQUIRE(host.eventually([&] { return !host.status(0).running; }));
-    FakeMemory memory(8_MiB);
-    FakeGuest guest = host.connect(0, memory);
-    guest.net.refill();
-    host.require_delivered(0, guest, 1);
-    guest.stop_device();
-    host.require_stopped(0);
-}
-
-// Lets the control side and the worker do whatever they would do.
-void settle(TestHost& host) {
-    for (int round = 0; round < 100; ++round) {
-        host.pump();
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-}
 
 // Frames for a receiveq at `address` start nothing.
 void check_refused(TestHost& host, Liar& liar, const VringAddr& address) {

@@ -165,11 +165,6 @@ std::uint64_t copied(const Vm::Status& status, CopyReason reason) {
     return status.counters->copied[static_cast<std::size_t>(reason)].get();
 }
 
-std::size_t open_descriptors() {
-    const std::filesystem::directory_iterator all("/proc/self/fd");
-    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
 std::size_t memory_mappings() {
     std::ifstream maps("/proc/self/maps");
     std::size_t count = 0;

@@ -20,6 +20,7 @@
 #include "poller.h"
 #include "port.h"
 #include "soft82599/machine.h"
+#include "support/open_descriptors.h"
 #include "support/temp_dir.h"
 #include "vhost_user/server.h"
 #include "vm.h"
@@ -114,8 +115,7 @@ std::uint64_t dropped(const Vm::Status& status);
 std::uint64_t dropped(const Vm::Status& status, DropReason reason);
 std::uint64_t copied(const Vm::Status& status, CopyReason reason);
 
-// Open descriptors of this process, and its memory mappings.
-std::size_t open_descriptors();
+// Memory mappings of this process.
 std::size_t memory_mappings();
 
 }  // namespace zecorx::test

@@ -247,6 +247,54 @@ TEST_CASE("sessions of every kind come and go and leave no descriptor behind") {
     CHECK(wait_until([&] { return bed.sessions(0) == 0; }, kLong));
 }
 
+TEST_CASE("descriptors that come with any message do not stay open, however often they come") {
+    constexpr int kTimes = 10'000, kAtOnce = 10;
+    ServerBed bed;
+    Frontend frontend = Frontend::connect(bed.add("vm0"));
+    frontend.negotiate();
+    const EventFd event;
+    const std::vector<int> eight(8, event.get());
+    const std::size_t before = open_descriptors();
+    for (std::uint32_t request = 0; request <= 41; ++request) {
+        for (int i = 0; i < kTimes / kAtOnce; ++i) {
+            for (int j = 0; j < kAtOnce; ++j) {
+                frontend.send_message(Request{request}, kMessageNeedReply,
+                                      std::vector<std::byte>(8), eight);
+            }
+            for (int j = 0; j < kAtOnce; ++j) {
+                REQUIRE(frontend.receive_reply().payload.at(0) == std::byte{1});  // refused
+            }
+        }
+        // The last message's go when the next one comes.
+        REQUIRE(frontend.set_owner());
+        CHECK(open_descriptors() == before);
+    }
+}
+
+TEST_CASE("descriptors that a message needs do not stay open when it comes again and again") {
+    ServerBed bed;
+    Frontend frontend = Frontend::connect(bed.add("vm0"));
+    frontend.negotiate();
+    const EventFd event;
+    const std::vector<RegionSpec> specs = FakeMemory::equal_regions(8, 64_KiB, 4_KiB);
+    const FakeMemory memory{std::span(specs)};
+    std::vector<MemoryRegion> regions = memory.regions();
+    std::size_t before = 0;
+    for (int i = 0; i < 10'000; ++i) {
+        std::swap(regions[0], regions[1 + i % 7]);
+        REQUIRE(frontend.set_mem_table(regions));
+        REQUIRE(frontend.set_vring_num(0, 1U << i % 16));
+        REQUIRE(frontend.set_vring_kick(0, event.get()));
+        REQUIRE(frontend.set_vring_call(0, event.get()));
+        REQUIRE(frontend.set_vring_err(0, event.get()));
+        REQUIRE(frontend.set_log_base(regions[0].fd, 4096));
+        REQUIRE(frontend.remove_mem_region(regions[2]));
+        REQUIRE(frontend.add_mem_region(regions[2]));
+        if (i == 0) before = open_descriptors();
+    }
+    CHECK(open_descriptors() == before);
+}
+
 TEST_CASE("a server that ends with messages under way joins its thread") {
     for (int round = 0; round < 20; ++round) {
         ServerBed bed;
