@@ -113,7 +113,7 @@ TEST_CASE("a log whose size and offset wrap around is refused, and the VM goes o
     const int fd = victim.memory.regions()[0].fd;
     for (const std::uint64_t size : {0x1000ULL, 0x2000ULL, 0x800000ULL, 1ULL << 63, ~0ULL}) {
         CHECK_FALSE(victim.guest.frontend.set_log_base(fd, size, 0 - size));
-        CHECK_FALSE(victim.guest.frontend.set_log_base(fd, size, 0x1000 - size));
+        CHECK_FALSE(victim.guest.frontend.set_log_base(fd, size, 0x800 - size));
         CHECK_FALSE(victim.guest.frontend.set_log_base(fd, size, ~0ULL));
         CHECK_FALSE(victim.guest.frontend.set_log_base(fd, size, 8_MiB));
     }
@@ -167,11 +167,11 @@ TEST_CASE("regions that do not lie in their file are refused, and the table befo
     Victim victim;
     const MemoryRegion good = victim.memory.regions()[0];
     std::vector<MemoryRegion> bad;
-    for (const std::uint64_t size : {std::uint64_t{8_MiB + 1}, 1ULL << 40, 0ULL, ~0ULL}) {
+    for (const std::uint64_t size : std::vector<std::uint64_t>{8_MiB + 1, 1ULL << 40, 0, ~0ULL}) {
         bad.push_back(good);
         bad.back().size = size;
     }
-    for (const std::uint64_t offset : {1ULL, 1ULL << 40, 0 - std::uint64_t{8_MiB}, ~0ULL}) {
+    for (const std::uint64_t offset : std::vector<std::uint64_t>{1, 1ULL << 40, 0 - 8_MiB, ~0ULL}) {
         bad.push_back(good);
         bad.back().mmap_offset = offset;
     }

@@ -11,7 +11,7 @@ extern "C" int sigaction(int number, const struct sigaction* action,
                          struct sigaction* old) noexcept {
     using Sigaction = int(int, const struct sigaction*, struct sigaction*);
     static auto* const next = reinterpret_cast<Sigaction*>(dlsym(RTLD_NEXT, "sigaction"));
-    const bool keep = action != nullptr && (number == SIGSEGV || number == SIGBUS) &&
+    const bool keep = action != nullptr && number == SIGSEGV &&
                       zecorx::soft82599::owns_fault_handler(number);
     return next(number, keep ? nullptr : action, old);
 }
