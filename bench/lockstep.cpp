@@ -172,6 +172,26 @@ double run_worker(soft82599::Port& nic, std::span<const Party> busy, std::span<c
     return mean_undisturbed(cycles);
 }
 
+BesideStalled run_beside_stalled(soft82599::Port& nic, const Party& busy, const Party& stalled,
+                                 std::size_t size, unsigned bursts) {
+    const Hold hold_busy(busy.lane), hold_stalled(stalled.lane);
+    const Frame wanted = make_frame(busy.lane.mac(), size);
+    const Frame unwanted = make_frame(stalled.lane.mac(), size);
+    std::vector<double> busy_cycles(bursts), stalled_cycles(bursts);
+    for (unsigned burst = 0; burst < bursts; ++burst) {
+        for (unsigned i = 0; i < kBurst; ++i) {
+            nic.inject(unwanted);
+            inject(nic, wanted);
+        }
+        const std::uint64_t start = now();
+        stalled.lane.poll();
+        stalled_cycles[burst] = static_cast<double>(now() - start - clock());
+        busy_cycles[burst] = static_cast<double>(complete(busy.lane, kBurst));
+        take(busy, kBurst);
+    }
+    return {mean_undisturbed(busy_cycles), mean_undisturbed(stalled_cycles)};
+}
+
 double run_idle_worker(std::span<const Party> idle, unsigned rounds) {
     constexpr unsigned kRounds = 32;  // timed together, since the clock costs more than a poll
     const LockstepWorker worker({}, idle);

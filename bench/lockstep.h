@@ -59,6 +59,16 @@ Round run_round(soft82599::Port& nic, const Party& party, const Frame& frame, un
 double run_worker(soft82599::Port& nic, std::span<const Party> busy, std::span<const Party> idle,
                   std::size_t size, unsigned bursts);
 
+// Two VMs of one worker, which are ours: as many frames arrive for each, but the stalled one's
+// guest takes and posts nothing. The worker's cycles for 32 frames of the busy one, and for as many
+// of the other, which are dropped.
+struct BesideStalled {
+    double busy = 0;
+    double stalled = 0;
+};
+BesideStalled run_beside_stalled(soft82599::Port& nic, const Party& busy, const Party& stalled,
+                                 std::size_t size, unsigned bursts);
+
 // One worker for all of these VMs, which are ours, and nothing to do: its cycles for one poll of
 // each, in `rounds` without a pause.
 double run_idle_worker(std::span<const Party> idle, unsigned rounds);

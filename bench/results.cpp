@@ -61,6 +61,14 @@ Json to_json(const IdleFigures& figures) {
             {"cycles_per_poll_all_idle", to_json(figures.all_idle)}};
 }
 
+Json to_json(const StalledFigures& figures) {
+    return {{"size", figures.size},
+            {"cycles_alone", to_json(figures.alone)},
+            {"cycles_beside", to_json(figures.beside)},
+            {"ratio_to_alone", to_json(figures.to_alone)},
+            {"cycles_stalled", to_json(figures.stalled)}};
+}
+
 Json to_json(const LatencyFigures& figures) {
     return {{"backend", name_of(figures.backend)},
             {"cache", name_of(figures.cache)},
@@ -141,6 +149,7 @@ void add_to(Json& json, const Results& results) {
     add_section(json, "jumbo", results.jumbo);
     add_section(json, "vms", results.vms);
     add_section(json, "idle", results.idle);
+    add_section(json, "stalled", results.stalled);
     add_section(json, "latency", results.latency);
     add_section(json, "attach", results.attach);
     if (results.memory) json["memory"] = to_json(*results.memory);

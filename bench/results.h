@@ -71,6 +71,15 @@ struct IdleFigures {
     Summary all_idle;  // a poll, while no VM has traffic
 };
 
+// A busy VM's frames, alone and beside a VM that posts no buffers while as many arrive for it.
+struct StalledFigures {
+    std::size_t size = 0;
+    Summary alone;   // cycles a frame
+    Summary beside;  // the same
+    Summary to_alone;
+    Summary stalled;  // cycles for each frame of the other, which is dropped
+};
+
 struct LatencyFigures {
     Backend backend = Backend::kZeroCopy;
     Cache cache = Cache::kWarm;
@@ -108,6 +117,7 @@ struct Results {
     std::vector<Point> receive, segmented, jumbo;
     std::vector<VmsFigures> vms;
     std::vector<IdleFigures> idle;
+    std::vector<StalledFigures> stalled;
     std::vector<LatencyFigures> latency;
     std::vector<AttachFigures> attach;
     std::optional<MemoryFigures> memory;

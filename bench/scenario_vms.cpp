@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "comparison.h"
@@ -161,6 +162,34 @@ void run_idle(Context& context) {
                    fmt::format("{:.1f}", figures.all_idle.median)});
     }
     print_heading("VMs without traffic");
+    table.print();
+}
+
+void run_stalled(Context& context) {
+    Bed bed = context.make_bed(kDefaultMtu, std::vector<LaneOptions>(2));
+    Parties parties(bed, std::array<std::size_t, 2>{0, 1}, {});
+    const Party &busy = parties.all()[0], &stalled = parties.all()[1];
+    Table table({"bytes", "cycles a frame alone", "beside", "to alone", "of the stalled VM"});
+    for (const std::size_t size : {64, 1518}) {
+        // Its ring, the NIC's and what the daemon keeps for it are full before anything is timed.
+        run_beside_stalled(bed.nic(), busy, stalled, size, 4 * kWarmUp);
+        std::vector<double> alone, beside, dropped;
+        for (unsigned i = 0; i < context.options.repetitions; ++i) {
+            const unsigned bursts = 10 * context.options.bursts;
+            alone.push_back(run_worker(bed.nic(), {&busy, 1}, {}, size, bursts) / kBurst);
+            const auto both = run_beside_stalled(bed.nic(), busy, stalled, size, bursts);
+            beside.push_back(both.busy / kBurst);
+            dropped.push_back(both.stalled / kBurst);
+        }
+        const StalledFigures figures{size, summarize(alone), summarize(beside),
+                                     quotient(beside, alone), summarize(dropped)};
+        context.results.stalled.push_back(figures);
+        table.add({fmt::format("{}", size), fmt::format("{:.1f}", figures.alone.median),
+                   fmt::format("{:.1f}", figures.beside.median),
+                   fmt::format("{:.2f}", figures.to_alone.median),
+                   fmt::format("{:.1f}", figures.stalled.median)});
+    }
+    print_heading("A VM beside one that posts no buffers, as many frames to each");
     table.print();
 }
 

@@ -12,6 +12,7 @@ std::span<const Scenario> all_scenarios() {
         Scenario{"jumbo", "the same with an MTU of 9000", 3, run_jumbo},
         Scenario{"vms", "cycles a frame by the number of VMs that one worker serves", 2, run_vms},
         Scenario{"idle", "cycles that a worker spends on a VM without traffic", 1, run_idle},
+        Scenario{"stalled", "cycles a frame beside a VM whose guest posts nothing", 1, run_stalled},
         Scenario{"latency", "from the NIC's write to the guest's used ring", 1, run_latency},
         Scenario{"attach", "time to start and to stop a session, by the guest's memory", 1,
                  run_attach},

@@ -46,6 +46,7 @@ void run_segmented(Context& context);
 void run_jumbo(Context& context);
 void run_vms(Context& context);
 void run_idle(Context& context);
+void run_stalled(Context& context);
 void run_latency(Context& context);
 void run_attach(Context& context);
 void run_memory(Context& context);

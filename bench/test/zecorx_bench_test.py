@@ -64,7 +64,7 @@ class ShortForm(unittest.TestCase):
     def test_has_every_section_in_format_1(self):
         self.assertEqual(self.results["format"], 1)
         wanted = {"command", "started", "machine", "versions", "settings", "receive", "segmented",
-                  "jumbo", "vms", "idle", "latency", "attach", "memory", "targets"}
+                  "jumbo", "vms", "idle", "stalled", "latency", "attach", "memory", "targets"}
         self.assertLessEqual(wanted, set(self.results))
         for section in wanted:
             self.assertTrue(self.results[section], section)
