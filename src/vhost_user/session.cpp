@@ -117,16 +117,16 @@ std::optional<Reply> Session::handle(Message& message) {
 void Session::set_features(std::uint64_t features) {
     check_subset(features, kOfferedFeatures);
     const std::uint64_t changed = features ^ negotiated_.features;
-    const auto apply = [&] {
-        negotiated_.features = features;
-        // Spec, "Ring states": without the feature rings are enabled from the start.
-        if ((features & kFeatureVhostUserProtocol) != 0) return;
-        for (Vring& vring : vrings_) vring.enabled = true;
-    };
-    if ((changed & ~std::uint64_t{kFeatureLogAll}) != 0) {
-        change(apply);
+    // Spec, "Ring states": without the feature rings are enabled from the start.
+    const bool enables = (features & kFeatureVhostUserProtocol) == 0 &&
+                         !std::ranges::all_of(vrings_, &Vring::enabled);
+    if (enables || (changed & ~std::uint64_t{kFeatureLogAll}) != 0) {
+        change([&] {
+            negotiated_.features = features;
+            for (Vring& vring : vrings_) vring.enabled |= enables;
+        });
     } else if (changed != 0) {
-        apply();
+        negotiated_.features = features;
         host_.log_changed(*this);
     }
 }
