@@ -141,6 +141,20 @@ TEST_CASE("without the protocol's feature bit rings are enabled from the start")
     CHECK(bed.session->ready());
 }
 
+TEST_CASE("rings are enabled between quiesce and settle also where logging alone changes") {
+    SessionBed bed;
+    REQUIRE(bed.set(vu::Request::kSetFeatures, kFeatureVersion1));
+    REQUIRE(bed.take(message(vu::Request::kResetOwner)));
+    CHECK_FALSE(bed.session->vring(0).enabled);
+    bed.host.take_calls();
+    REQUIRE(bed.set(vu::Request::kSetFeatures, kFeatureVersion1 | kFeatureLogAll));
+    CHECK(bed.host.take_calls() == kChange);
+    CHECK(bed.session->vring(0).enabled);
+    CHECK(bed.session->vring(1).enabled);
+    REQUIRE(bed.set(vu::Request::kSetFeatures, kFeatureVersion1));
+    CHECK(bed.host.take_calls() == Calls{"log"});
+}
+
 TEST_CASE("everything under a running data path changes between quiesce and settle") {
     SessionBed bed;
     bed.start();
