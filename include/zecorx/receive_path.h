@@ -136,7 +136,10 @@ class ReceivePath {
 
     // Where what is written to guest memory goes from now on, until detach(): of all chains that
     // leave the path, those that are posted included (see dirty_log.h). REQUIRES: attached().
-    void set_log(const DirtyLog& log) { log_ = GuestLog(log, *memory_); }
+    void set_log(const DirtyLog& log) {
+        assert(attached());
+        log_ = GuestLog(log, *memory_);
+    }
 
     // Ends serving: drops what is pending and gives every held head back to the avail ring.
     // REQUIRES: the NIC's queue is stopped and the PMD gave its buffers back.

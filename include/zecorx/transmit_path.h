@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -57,7 +58,10 @@ class TransmitPath {
     }
 
     // Where what is written to guest memory from now on goes, until detach(). REQUIRES: attached().
-    void set_log(const DirtyLog& log) { log_ = GuestLog(log, *memory_); }
+    void set_log(const DirtyLog& log) {
+        assert(attached());
+        log_ = GuestLog(log, *memory_);
+    }
 
     // Returns where the next attachment resumes (vring base).
     std::uint16_t detach() {

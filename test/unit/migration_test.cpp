@@ -58,8 +58,10 @@ class UsedSide {
         const Migration::Image* seen = nullptr;
         int writes = 0;
         {
-            WriteWatch watch({memory_.at(shown.gpa, shown.len), shown.len},
-                             [&] { seen = &migration_.view(); });
+            WriteWatch watch({memory_.at(shown.gpa, shown.len), shown.len}, [&] {
+                seen = &migration_.view();
+                migration_.transfer(1);  // what is marked too early is lost
+            });
             act();
             writes = watch.writes();
         }
@@ -166,8 +168,7 @@ struct Coverage {
 
 // --- Receive ---
 
-// Buffers of which `before` bytes lie in the page before: the header, or more or less of what
-// posting writes.
+// Buffers of which `before` bytes lie in the page before: the header, or some of the frame too.
 RxLayout at_page_end(std::uint32_t before, std::uint32_t len) {
     return {"at_page_end " + std::to_string(before),
             [before, len](FakeMemory& memory, std::uint32_t header, std::size_t) {
@@ -183,6 +184,17 @@ RxLayout pages_apart(std::uint32_t len) {
                     .piece_at(page + 4_KiB, len)
                     .build();
             }};
+}
+
+// How many buffers of any of the layouts the memory has room for.
+std::size_t fitting(std::vector<RxLayout> layouts) {
+    std::size_t largest = 0;
+    for (RxLayout& layout : layouts) {
+        FakeMemory scratch(1_MiB);
+        const RxBuffer buffer = layout.place(scratch, kHeaderSize, 0);
+        largest = std::max(largest, buffer.capacity() + buffer.pieces.size() * 4_KiB);
+    }
+    return std::clamp<std::size_t>(2_MiB / largest, 8, 100);
 }
 
 Plan draw_small_plan(std::uint32_t seed) {
@@ -206,17 +218,14 @@ Plan draw_small_plan(std::uint32_t seed) {
     const std::uint32_t piece = plan.geometry().piece();
     for (int n = 0; n < 2;) {
         const RxLayout layout = dice.any_of(
-            {at_page_end(12, piece), at_page_end(14, piece), pages_apart(piece),
+            {at_page_end(12, piece), at_page_end(dice.between(13, 1500), piece), pages_apart(piece),
              plan_detail::draw_layout(plan, dice), plan_detail::draw_layout(plan, dice)});
         if (!plan_detail::possible(plan, layout)) continue;
         plan.layouts.push_back(layout);
         ++n;
     }
     plan.bed.driver.layout = plan.layouts.front();
-    std::uint32_t room = 0;
-    for (const RxLayout& layout : plan.layouts)
-        room = std::max(room, layout.frame_room(kHeaderSize));
-    plan.most_posted = room > 20000 ? 8 : room > 3000 ? 40 : 100;
+    plan.most_posted = fitting(plan.layouts);
     return plan;
 }
 
