@@ -65,6 +65,11 @@ void Datapath::replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept {
     idle_ = false;
 }
 
+bool Datapath::announce(const MacAddress& mac) noexcept {
+    idle_ = false;
+    return transmit_.announce(mac);
+}
+
 Datapath::Bases Datapath::detach() noexcept {
     call_fds_ = {};
     return {receive_.detach(), transmit_.detach()};

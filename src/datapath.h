@@ -65,6 +65,10 @@ class Datapath {
     // missed one.
     void replace_call_fd(std::uint32_t ring, UniqueFd fd) noexcept;
 
+    // Sends a RARP in the guest's name, with what it sends itself. False: there is no room for it
+    // now. REQUIRES: attached.
+    bool announce(const MacAddress& mac) noexcept;
+
     struct Bases {
         std::uint16_t receive = 0;
         std::uint16_t transmit = 0;

@@ -91,6 +91,7 @@ TransmitQueue::TransmitQueue(const std::string& name, Port& port, const VmQueues
                              const VlanPolicy& vlan, VmCounters& counters,
                              std::atomic<bool>& needs_control)
     : queues_(queues),
+      tag_(vlan.inserted()),
       counters_(counters),
       needs_control_(needs_control),
       path_(port.geometry().mtu, vlan, counters),
@@ -111,6 +112,14 @@ bool TransmitQueue::poll() noexcept {
         for (const rte_mbuf* frame : stage_.frames()) learn_from(frame);
     }
     send_staged();
+    return true;
+}
+
+bool TransmitQueue::announce(const MacAddress& mac) noexcept {
+    if (!stage_.accepts()) return false;
+    const Announcement frame = rarp_announcement(mac);
+    std::ranges::copy(frame, stage_.room(0).begin());
+    stage_.send({.length = frame.size(), .vlan = tag_});
     return true;
 }
 

@@ -42,6 +42,8 @@ class TransmitStage {
     std::span<rte_mbuf* const> frames() const {
         return {&staged_[first_], static_cast<std::size_t>(end_ - first_)};
     }
+    // Whether send() may be called.
+    bool accepts() noexcept { return end_ < kFrames && ready(); }
     // Hands frames to the TX queue in order. True: nothing is left staged.
     bool flush(const VmQueues& queues) noexcept;
     // Frees the staged frames and returns how many they were.
@@ -85,6 +87,9 @@ class TransmitQueue {
     // Whether the driver wants to be told of what poll() took. REQUIRES: poll() returned true.
     bool call_wanted() noexcept { return path_.call_wanted(); }
 
+    // Sends a RARP for the guest, behind what it has sent itself. False: not now, there is no room.
+    bool announce(const MacAddress& mac) noexcept;
+
     // What to look at for whether there is more to do, once there is none.
     RingWatch watch() const noexcept { return path_.watch(); }
     // Whether there is something for poll() to do: frames that the driver sends, or that wait for
@@ -111,6 +116,7 @@ class TransmitQueue {
     void learn_from(const rte_mbuf* frame) noexcept;
 
     const VmQueues queues_;
+    const std::optional<std::uint16_t> tag_;  // of what the VM sends, which it does not know of
     VmCounters& counters_;
     std::atomic<bool>& needs_control_;
     TransmitPath path_;

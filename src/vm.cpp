@@ -110,14 +110,15 @@ void Vm::quiesce(vhost_user::Session& session) {
 }
 
 void Vm::settle(vhost_user::Session& session) {
-    const Seen seen{session.set_up(), session.ready()};
-    const Seen before = std::exchange(sessions_[&session], seen);
-    if (seen.set_up && !before.set_up) take_over(session);
+    Seen& seen = sessions_[&session];
+    const bool sets_up = !std::exchange(seen.set_up, session.set_up()) && seen.set_up;
+    const bool gets_ready = !std::exchange(seen.ready, session.ready()) && seen.ready;
+    if (sets_up) take_over(session);
     if (&session != session_) return;
     changing_ = false;
     if (session.stopped()) return end_session();
     memory_.keep_only(session.regions());
-    if (seen.ready && !before.ready) failed_ = false;  // set up anew
+    if (gets_ready) failed_ = false;  // set up anew
     reconcile();
 }
 
@@ -172,7 +173,9 @@ void Vm::log_changed(vhost_user::Session& session) {
 }
 
 void Vm::address_announced(vhost_user::Session& session, const MacAddress& mac) {
-    if (&session == session_ && running_ && learns() && mac.is_station()) follow(mac);
+    if (!mac.is_station()) return;
+    sessions_[&session].announce = mac;
+    if (&session == session_ && running_) announce();
 }
 
 void Vm::check_mtu(std::uint64_t mtu) const {
@@ -207,6 +210,7 @@ void Vm::tick() {
         if (datapath_.broken()) return stop_broken(datapath_.describe_broken());
     }
     if (session_->lost_memory()) return stop_broken("the frontend took back memory that it shares");
+    announce();
     if (learned_waits_ && std::chrono::steady_clock::now() >= next_change_) follow_learned();
     if (!advised_) advise();
 }
@@ -353,6 +357,20 @@ void Vm::follow(const MacAddress& mac) {
     } else {
         unsteer(std::exchange(macs_.front(), mac));
     }
+}
+
+// Spec, "SEND_RARP": for a guest that does not announce itself after a migration. The frontend may
+// ask before the guest runs here, and nothing may go out before frames for it arrive. Nor does
+// anything go out for an address whose frames would not.
+void Vm::announce() {
+    std::optional<MacAddress>& wanted = sessions_[session_].announce;
+    if (!wanted) return;
+    const MacAddress mac = *std::exchange(wanted, std::nullopt);
+    if (learns()) follow(mac);
+    if (std::ranges::find(steered_, mac) == steered_.end()) return;
+    replace_in_datapath([&] {
+        if (!datapath_.announce(mac)) wanted = mac;
+    });
 }
 
 // The rings tell the driver not to kick; what it sends all the same adds up in the eventfds.

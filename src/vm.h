@@ -73,6 +73,7 @@ class Vm final : public vhost_user::SessionHost {
     struct Seen {
         bool set_up = false;
         bool ready = false;
+        std::optional<MacAddress> announce;  // asked for, and not sent yet
     };
 
     void take_over(vhost_user::Session& session);
@@ -91,6 +92,7 @@ class Vm final : public vhost_user::SessionHost {
     void unsteer_all();
     bool learns() const { return options_.macs.empty() || options_.learn; }
     void follow(const MacAddress& mac);
+    void announce();
     void follow_learned();
     void stop_broken(const std::string& reason);
     void advise();

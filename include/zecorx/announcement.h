@@ -1,5 +1,6 @@
 // Which frames announce their sender's address to a network: what a host sends unasked when an
-// interface comes up, changes its address or moves.
+// interface comes up, changes its address or moves. And one to send for a host that moved and does
+// not know it.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <span>
 
 #include "zecorx/frame_headers.h"
+#include "zecorx/mac_address.h"
 
 namespace zecorx {
 
@@ -32,6 +34,7 @@ inline constexpr std::size_t kArpSize = 28;
 inline constexpr std::size_t kArpOperation = 6;
 inline constexpr std::size_t kArpSender = 8;
 inline constexpr std::size_t kArpSenderIp = 14;
+inline constexpr std::size_t kArpTarget = 18;
 inline constexpr std::size_t kArpTargetIp = 24;
 
 inline bool is_ethernet_ipv4(Bytes arp) {
@@ -101,6 +104,24 @@ inline bool announces_address(std::span<const std::byte> frame) {
         default:
             return false;
     }
+}
+
+// A frame of the least length (IEEE 802.3 4.2.3.3, without CRC).
+using Announcement = std::array<std::byte, 60>;
+
+// A broadcast RARP request by which a switch learns where `mac` is now. It asks for the protocol
+// address of its own sender (RFC 903), which needs none to be known.
+inline Announcement rarp_announcement(const MacAddress& mac) {
+    using namespace announcement;
+    constexpr std::array<std::uint8_t, 10> kRequest{0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, kRarpRequest};
+    constexpr std::size_t kArp = kEthernetHeader;
+    Announcement frame{};
+    std::fill_n(frame.begin(), kMac, std::byte{0xff});
+    std::memcpy(&frame[2 * kMac], kRequest.data(), kRequest.size());
+    for (const std::size_t at : {kMac, kArp + kArpSender, kArp + kArpTarget}) {
+        std::memcpy(&frame[at], mac.bytes.data(), kMac);
+    }
+    return frame;
 }
 
 }  // namespace zecorx

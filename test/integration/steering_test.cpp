@@ -154,6 +154,25 @@ TEST_CASE("a VM without VLANs gets untagged frames only") {
     CHECK(plain.received() == std::vector<Frame>{make_frame({.dst = mac, .seq = 4})});
 }
 
+TEST_CASE("a guest in a VLAN is announced in that VLAN") {
+    TestHost& host = TestHost::instance();
+    Station access(kAccess);
+    for (const MacAddress& mac : {TestHost::mac(kAccess), kSecond}) {
+        CHECK(access.guest.frontend.send_rarp(mac));
+        std::vector<Frame> sent;
+        REQUIRE(host.eventually([&] {
+            sent = host.sent();
+            return !sent.empty();
+        }));
+        REQUIRE(sent.size() == 1);
+        REQUIRE(sent[0].size() == kMinFrame + kVlanTagSize);
+        CHECK(MacAddress::from_wire(std::span(sent[0]).subspan(6)) == mac);
+        const Frame types{std::byte{0x81},  std::byte{0},    std::byte{0},
+                          std::byte{kVlan}, std::byte{0x80}, std::byte{0x35}};
+        CHECK(std::ranges::equal(types, std::span(sent[0]).subspan(12, types.size())));
+    }
+}
+
 TEST_CASE("a VLAN has members in both halves of the pools") {
     Station trunk(kTrunk), far(kFar);
     const FrameSpec to_all{.dst = kBroadcast, .seq = 1, .size = 100, .vlan = kOtherVlan};

@@ -1,7 +1,10 @@
 // Frames from guests to the wire, and the addresses learned from them.
 
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <cstring>
+#include <iterator>
 
 #include "test_host.h"
 
@@ -84,6 +87,76 @@ TEST_CASE("an address is learned from the frontend's RARP request") {
     CHECK(host.receive(guest, 1).size() == 1);
     guest.stop_device();
     host.require_stopped(kVm);
+}
+
+namespace {
+
+// RFC 903, from and for `mac`, to everybody.
+Frame rarp_request(const MacAddress& mac) {
+    Frame frame = make_arp_request(mac, {}, {});
+    frame[12] = std::byte{0x80};
+    frame[13] = std::byte{0x35};
+    frame[21] = std::byte{3};  // operation
+    std::memcpy(&frame[32], mac.bytes.data(), mac.bytes.size());
+    return frame;
+}
+
+}  // namespace
+
+TEST_CASE("a guest that does not announce itself is announced when its frontend asks for it") {
+    TestHost& host = TestHost::instance();
+    const std::size_t vm = GENERATE(std::size_t{0}, std::size_t{TestHost::kLearningVm});
+    FakeMemory memory(16_MiB);
+    FakeGuest guest = host.connect(vm, memory);
+    guest.net.refill();
+    host.sent();
+
+    // Another's address is the other's.
+    CHECK(guest.frontend.send_rarp(host.mac(1)));
+    CHECK(guest.frontend.send_rarp(kBroadcast));
+    if (vm != TestHost::kLearningVm) {
+        CHECK(guest.frontend.send_rarp(host.nic().mac()));
+    }
+    for (std::uint32_t round = 0; round < 5; ++round) {
+        CHECK(guest.frontend.send_rarp(host.mac(vm)));
+        std::vector<Frame> sent;
+        REQUIRE(host.eventually([&] {
+            std::ranges::move(host.sent(), std::back_inserter(sent));
+            return !sent.empty();
+        }));
+        CHECK(sent == std::vector<Frame>{rarp_request(host.mac(vm))});
+    }
+    host.require_delivered(vm, guest, 1);
+    guest.stop_device();
+    host.require_stopped(vm);
+}
+
+// A frontend asks as soon as the guest has come, and again for a while; it may be paused so long.
+TEST_CASE("a guest is announced when it runs, if it was asked for before") {
+    TestHost& host = TestHost::instance();
+    const std::size_t vm = GENERATE(std::size_t{0}, std::size_t{TestHost::kLearningVm});
+    FakeMemory memory(16_MiB);
+    Frontend frontend = Frontend::connect(host.socket(vm));
+    NetDriverOptions options;
+    options.features = frontend.negotiate();
+    host.sent();
+    CHECK(frontend.send_rarp(host.mac(vm)));
+    FakeGuest guest{memory, std::move(frontend), NetDriver(memory, options)};
+    guest.net.refill();
+    host.pump();
+    CHECK(host.sent().empty());
+
+    guest.start_device();
+
+    std::vector<Frame> sent;
+    REQUIRE(host.eventually([&] {
+        std::ranges::move(host.sent(), std::back_inserter(sent));
+        return !sent.empty();
+    }));
+    CHECK(sent == std::vector<Frame>{rarp_request(host.mac(vm))});
+    host.require_delivered(vm, guest, 1);
+    guest.stop_device();
+    host.require_stopped(vm);
 }
 
 TEST_CASE("an address of a neighbour or of the host is not given away") {

@@ -2,6 +2,7 @@
 
 #include "zecorx/announcement.h"
 
+#include <algorithm>
 #include <catch2/catch_test_macros.hpp>
 #include <initializer_list>
 #include <vector>
@@ -103,6 +104,15 @@ TEST_CASE("other frames announce nothing") {
     CHECK_FALSE(announces_address(with(gratuitous(), 15, {6})));     // hardware type IEEE 802
     CHECK_FALSE(announces_address(with(gratuitous(), 16, {0x86})));  // not for IPv4
     CHECK_FALSE(announces_address(with(gratuitous(), 18, {8})));     // longer addresses
+}
+
+TEST_CASE("the frame for a host that does not announce itself is a RARP request to everybody") {
+    const Announcement frame = rarp_announcement(kMac);
+    CHECK(announces_address(frame));
+    Frame expected = with(test::make_arp_request(kMac, kNone, kNone), 12, {0x80, 0x35});
+    set(expected, kOperation, {3});
+    set(expected, kSender + 10, {0x52, 0x54, 0, 0, 0, 7});
+    CHECK(std::ranges::equal(frame, expected));
 }
 
 TEST_CASE("a frame that is cut short announces nothing and is not read past its end") {
