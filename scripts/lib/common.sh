@@ -38,6 +38,42 @@ configure_fuzz() {
         "-Dcpp_args=-fsanitize=fuzzer-no-link -fno-sanitize-coverage=trace-cmp -fno-sanitize-recover=all"
 }
 
+# The tests that sanitizers are for, of a suite: those of executables of this project.
+sanitized_tests() {
+    case $1 in
+        unit) echo unit differential soft82599_unit cli_unit guest_selftest ;;
+        integration) echo integration steering transmit_offload jumbo soft82599_ixgbe soft82599_machine ;;
+    esac
+}
+
+# Configures $2 to build the tests with the sanitizers of kind $1, address or thread. -O1 and clang,
+# because most of the time goes into compiling; with address also what scripts/coverage needs, for it
+# not to compile everything once more.
+configure_sanitizer() {
+    local sanitizers=$1 coverage=
+    if [[ $1 == address ]]; then
+        sanitizers=address,undefined
+        coverage="-fprofile-instr-generate -fcoverage-mapping"
+    fi
+    CC=clang CXX=clang++ configure "$2" -Db_sanitize="$sanitizers" -Db_lundef=false --buildtype=plain \
+        "-Dcpp_args=-O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all $coverage" \
+        "-Dcpp_link_args=${coverage% *}"
+}
+
+# What tests run with that were built so. The software NIC handles SIGSEGV for itself.
+sanitizer_environment() {
+    case $1 in
+        address)
+            echo "ASAN_OPTIONS=detect_stack_use_after_return=1:handle_segv=0:allow_user_segv_handler=1"
+            echo "UBSAN_OPTIONS=print_stacktrace=1"
+            echo "LLVM_PROFILE_FILE=/dev/null"
+            ;;
+        thread)
+            echo "TSAN_OPTIONS=handle_segv=0:allow_user_segv_handler=1:suppressions=$(source_dir)/test/thread.supp"
+            ;;
+    esac
+}
+
 hugepages_file=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 
 # Makes at least $1 2 MiB pages free, for as long as the script runs: restore_hugepages undoes it.

@@ -100,7 +100,7 @@ TEST_CASE("the longest frame is copied as far as its last byte, which has a piec
     const std::uint64_t merge = GENERATE(std::uint64_t{0}, std::uint64_t{kFeatureNetMrgRxbuf});
     const std::uint32_t f = PortGeometry{}.max_frame(true);
     const RxLayout layout(
-        "the last byte apart", [f](FakeMemory& memory, std::uint32_t header, std::size_t) {
+        "the last byte apart", [](FakeMemory& memory, std::uint32_t header, std::size_t) {
             return RxBufferBuilder(memory).piece(header + f - 1).piece(1).piece(100).build();
         });
     FakeMemory memory(16_MiB);

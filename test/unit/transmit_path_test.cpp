@@ -279,10 +279,10 @@ TEST_CASE("a driver that rewrites header and frame meanwhile gets only consisten
             const auto* from = reinterpret_cast<const std::byte*>(&header);
             const Frame& frame = i % 3 == 0 ? four.frame : six.frame;
             for (std::size_t b = 0; b < 12; ++b) {
-                __atomic_store_n(raw + b, from[b], __ATOMIC_RELAXED);
+                std::atomic_ref(raw[b]).store(from[b], std::memory_order_relaxed);
             }
             for (std::size_t b = 0; b < 120; ++b) {
-                __atomic_store_n(raw + 12 + b, frame[b], __ATOMIC_RELAXED);
+                std::atomic_ref(raw[12 + b]).store(frame[b], std::memory_order_relaxed);
             }
         }
     });
