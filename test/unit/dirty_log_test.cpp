@@ -114,7 +114,7 @@ TEST_CASE("a log that is off marks nothing") {
     none.mark(&here, 1);
 }
 
-TEST_CASE("two data paths that mark pages of the same bytes lose none") {
+TEST_CASE("two data paths that mark pages of the same bytes lose none", "[threads]") {
     constexpr std::uint64_t kPages = 100'000;
     Bitmap bitmap(kPages / 8);
     const auto mark = [&](std::uint64_t first) {

@@ -351,7 +351,7 @@ void run_receive(std::uint32_t seed, Hook hook, Coverage& coverage) {
 
 }  // namespace
 
-TEST_CASE("a guest that receives can be migrated at any moment, and log on and off between") {
+TEST_CASE("a guest that receives can be migrated at any moment, and log on and off between", "[random]") {
     Coverage coverage;
     for (std::uint32_t seed = 1; seed <= 80; ++seed) run_receive(seed, NoHook{}, coverage);
 
@@ -367,7 +367,7 @@ TEST_CASE("a guest that receives can be migrated at any moment, and log on and o
     CHECK(coverage.cancelled > 50);
 }
 
-TEST_CASE("so can one whose frames are cut and dropped by a receive hook") {
+TEST_CASE("so can one whose frames are cut and dropped by a receive hook", "[random]") {
     Coverage coverage;
     for (std::uint32_t seed = 201; seed <= 240; ++seed)
         run_receive(seed, RandomCuts{std::make_shared<Dice>(seed)}, coverage);
@@ -461,7 +461,7 @@ class TransmitRun {
 
 }  // namespace
 
-TEST_CASE("a guest that transmits can be migrated at any moment, and log on and off between") {
+TEST_CASE("a guest that transmits can be migrated at any moment, and log on and off between", "[random]") {
     Coverage coverage;
     for (std::uint32_t seed = 1; seed <= 40; ++seed) {
         CAPTURE(seed);

@@ -755,7 +755,7 @@ class Model {
 
 }  // namespace
 
-TEST_CASE("a packed ring keeps every chain and its order in random runs") {
+TEST_CASE("a packed ring keeps every chain and its order in random runs", "[random]") {
     const unsigned seed = std::random_device{}();
     std::mt19937 random(seed);
     const std::uint16_t size =
@@ -807,7 +807,7 @@ TEST_CASE("a packed driver gets back every chain, from whatever position the rin
     CHECK(queue.kicks_sent() == 0);
 }
 
-TEST_CASE("a packed driver and the device on two threads lose nothing") {
+TEST_CASE("a packed driver and the device on two threads lose nothing", "[threads]") {
     constexpr std::uint32_t kChains = 100'000;
     FakeMemory memory(4_MiB);
     PackedQueueDriver queue(memory, 100);

@@ -683,7 +683,7 @@ TEST_CASE("a frame is counted as dropped once, whatever becomes of its buffer") 
     CHECK(bed.dropped(DropReason::kNoBuffer) + bed.dropped(DropReason::kStopped) == 15);
 }
 
-TEST_CASE("random cuts keep order, bytes, buffers and every frame accounted for") {
+TEST_CASE("random cuts keep order, bytes, buffers and every frame accounted for", "[random]") {
     const PmdMode pmd = GENERATE(PmdMode::kVector, PmdMode::kBulk, PmdMode::kScalar);
     const std::uint32_t seed = GENERATE(range(1u, 17u));
     std::mt19937 random(seed);

@@ -980,7 +980,7 @@ TEST_CASE("all frames that waited for a driver go to its chains of many pieces i
     require_clean(bed);
 }
 
-TEST_CASE("random traffic keeps order, bytes and every frame accounted for") {
+TEST_CASE("random traffic keeps order, bytes and every frame accounted for", "[random]") {
     const PmdMode pmd = GENERATE(PmdMode::kVector, PmdMode::kBulk, PmdMode::kScalar);
     const std::uint32_t seed = GENERATE(range(1u, 13u));
     std::mt19937 random(seed);
