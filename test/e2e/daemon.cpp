@@ -13,19 +13,24 @@
 namespace zecorx::test {
 namespace {
 
-std::string nic(unsigned mtu) {
-    return "soft,mtu=" + std::to_string(mtu) + ",wire=tap:" + Daemon::kWire;
+std::string name_of(const WireSpec& wire) {
+    return wire.interface.empty() ? Daemon::kWire : wire.interface;
 }
 
-std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, unsigned mtu) {
+std::string nic(const WireSpec& wire) {
+    return "soft,mtu=" + std::to_string(wire.mtu) + ",wire=tap:" + name_of(wire);
+}
+
+std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, const WireSpec& wire) {
     const char* binary = std::getenv("ZECORX_VHOST");
     if (binary == nullptr) throw std::runtime_error("ZECORX_VHOST is not set: use meson test");
-    std::vector<std::string> command{binary, "--pci",          nic(mtu), "--stats-interval",
+    std::vector<std::string> command{binary, "--pci",          nic(wire), "--stats-interval",
                                      "1",    "--stats-format", "json"};
     for (std::size_t i = 0; i < vms.size(); ++i) {
-        command.insert(command.end(), {"--vdev", "net_vhost" + std::to_string(i) +
-                                                     ",iface=" + vms[i].socket.string() +
-                                                     ",mac=" + vms[i].mac + vms[i].options});
+        command.insert(command.end(),
+                       {"--vdev", "net_vhost" + std::to_string(i) +
+                                      ",iface=" + vms[i].socket.string() + ",mac=" + vms[i].mac +
+                                      (vms[i].client ? ",client=1" : "") + vms[i].options});
     }
     return command;
 }
@@ -47,22 +52,23 @@ bool listens(pid_t pid, const std::filesystem::path& socket) {
 Daemon::Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
                const std::vector<VmSpec>& vms, const WireSpec& wire)
     : directory_(directory),
-      process_(daemon_command(vms, wire.mtu), {.netns = netns.fd(),
-                                               .output = directory / "stats.jsonl",
-                                               .errors = directory / "daemon.log"}) {
+      process_(daemon_command(vms, wire), {.netns = netns.fd(),
+                                           .output = directory / "stats.jsonl",
+                                           .errors = directory / "daemon.log"}) {
     const auto all_listen = [&] {
-        return std::ranges::all_of(vms,
-                                   [&](const VmSpec& vm) { return listens(pid(), vm.socket); });
+        return std::ranges::all_of(
+            vms, [&](const VmSpec& vm) { return vm.client || listens(pid(), vm.socket); });
     };
+    const std::string name = name_of(wire);
     const bool up = wait_until(
-        [&] { return !process_.running() || (netns.interface_index(kWire) != 0 && all_listen()); },
+        [&] { return !process_.running() || (netns.interface_index(name) != 0 && all_listen()); },
         kTimeout);
     if (!up || !process_.running()) {
         throw std::runtime_error("zecorx-vhost did not come up; " +
                                  tail(directory_ / "daemon.log"));
     }
-    netns.ip({"link", "set", kWire, "up", "mtu", std::to_string(wire.mtu)});
-    if (!wire.address.empty()) netns.ip({"address", "add", wire.address, "dev", kWire});
+    netns.ip({"link", "set", name, "up", "mtu", std::to_string(wire.mtu)});
+    if (!wire.address.empty()) netns.ip({"address", "add", wire.address, "dev", name});
 }
 
 Daemon::~Daemon() {

@@ -17,14 +17,16 @@ struct VmSpec {
     std::filesystem::path socket;
     std::string mac;
     std::string options;  // further KEY=VALUE pairs of --vdev, each with a comma before it
+    bool client = false;  // the daemon connects to the socket, which the frontend listens on
 };
 
 struct WireSpec {
-    std::string address;  // the host's end gets it, with prefix length; empty: none
-    unsigned mtu = 1500;  // of the port and of the host's end
+    std::string address;         // the host's end gets it, with prefix length; empty: none
+    unsigned mtu = 1500;         // of the port and of the host's end
+    std::string interface = {};  // its name; empty: kWire
 };
 
-// zecorx-vhost on a software 82599 whose wire is the TAP interface kWire in a network namespace.
+// zecorx-vhost on a software 82599 whose wire is a TAP interface in a network namespace.
 //
 // Thread rule: all methods on the test's main thread.
 class Daemon {
@@ -32,7 +34,7 @@ class Daemon {
     static constexpr const char* kWire = "wire0";
     static constexpr std::chrono::seconds kTimeout{60};
 
-    // Returns when the wire is up and every VM's socket listens.
+    // Returns when the wire is up and every VM's socket listens, but for those in client mode.
     Daemon(const NetNamespace& netns, const std::filesystem::path& directory,
            const std::vector<VmSpec>& vms, const WireSpec& wire);
     ~Daemon();
@@ -48,6 +50,8 @@ class Daemon {
     // Waits until the frontend of VM `vm` is (dis)connected; returns its statistics.
     nlohmann::json wait_for_connection(std::size_t vm, bool connected);
 
+    // SIGKILL, and wait for the end.
+    void kill() { process_.kill(); }
     // SIGTERM; returns the statistics it printed last. Throws unless it exits with 0.
     nlohmann::json terminate();
 

@@ -31,10 +31,12 @@ std::string environment(const char* name) {
 
 constexpr const char* kOnOff[] = {"off", "on"};
 
+// A kernel that clears each page before it posts it would hide whether its hypervisor knows what
+// the NIC writes there.
 std::string kernel_arguments(const GuestOptions& options) {
     std::string words =
         "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
-        "random.trust_cpu=on nohz=off highres=off zecorx.ip=" +
+        "random.trust_cpu=on nohz=off highres=off init_on_alloc=0 zecorx.ip=" +
         options.address;
     if (!options.layout.device_mtu) words += " zecorx.mtu=" + std::to_string(options.mtu);
     return words;
@@ -47,34 +49,42 @@ std::string network_device(const GuestOptions& options) {
                          ",packed=" + kOnOff[layout.packed] +
                          ",rx_queue_size=" + std::to_string(layout.rx_ring);
     if (layout.device_mtu) device += ",host_mtu=" + std::to_string(options.mtu);
+    if (!layout.announces) device += ",guest_announce=off";
     if (!layout.offloads) device += ",csum=off,guest_csum=off,host_tso4=off,host_tso6=off";
     return device;
 }
 
 std::vector<std::string> qemu_command(const GuestOptions& options) {
     const std::string directory = options.directory.string();
-    return {"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-            // la57 costs boot time, and a tickless kernel can hang under TCG.
-            "-machine", "q35,memory-backend=guest-memory", "-accel", "tcg,thread=multi", "-cpu",
-            "max,la57=off", "-kernel", environment("GUEST_KERNEL"), "-initrd",
-            environment("GUEST_INITRAMFS"), "-append", kernel_arguments(options), "-m", "256M",
-            "-object",
-            "memory-backend-memfd,id=guest-memory,size=256M,share=on,hugetlb=" +
-                std::string(kOnOff[options.layout.hugepages]),
-            "-serial", "file:" + directory + "/console.log", "-serial", "stdio", "-qmp",
-            "unix:" + directory + "/qmp,server=on,wait=off", "-chardev",
-            "socket,id=vhost,path=" + options.socket.string(), "-netdev",
-            "vhost-user,id=net,chardev=vhost", "-device", network_device(options)};
+    std::vector<std::string> command{
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+        // la57 costs boot time, and a tickless kernel can hang under TCG.
+        "-machine", "q35,memory-backend=guest-memory", "-accel", "tcg,thread=multi", "-cpu",
+        "max,la57=off", "-kernel", environment("GUEST_KERNEL"), "-initrd",
+        environment("GUEST_INITRAMFS"), "-append", kernel_arguments(options), "-m", "256M",
+        "-object",
+        "memory-backend-memfd,id=guest-memory,size=256M,share=on,hugetlb=" +
+            std::string(kOnOff[options.layout.hugepages]),
+        "-serial", "file:" + directory + "/console.log", "-serial", "stdio", "-qmp",
+        "unix:" + directory + "/qmp,server=on,wait=off", "-chardev",
+        "socket,id=vhost,path=" + options.socket.string() +
+            (options.listens ? ",server=on,wait=off" : ""),
+        "-netdev", "vhost-user,id=net,chardev=vhost", "-device", network_device(options)};
+    // Paused, it does not run when the guest has come, so that its memory can be looked at.
+    if (options.incoming) command.insert(command.end(), {"-incoming", "defer", "-S"});
+    return command;
 }
 
+// QEMU listens a moment after it was started.
 UniqueFd connect_unix(const std::filesystem::path& path) {
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     path.string().copy(address.sun_path, sizeof address.sun_path - 1);
-    if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
-        throw_errno(path.c_str());
-    }
+    const auto connected = [&] {
+        return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    };
+    if (!wait_until(connected, QemuGuest::kCommandTimeout)) throw_errno(path.c_str());
     return fd;
 }
 
@@ -88,6 +98,26 @@ bool read_some(int fd, std::string& text, std::chrono::steady_clock::time_point 
     if (size <= 0) return false;
     text.append(buffer.data(), static_cast<std::size_t>(size));
     return true;
+}
+
+// One command of QMP and its answer, whatever events come before it.
+nlohmann::json ask_monitor(int fd, const nlohmann::json& request,
+                           std::chrono::steady_clock::time_point deadline) {
+    const std::string line = request.dump() + "\n";
+    if (::write(fd, line.data(), line.size()) < 0) throw_errno("write to QMP");
+    for (std::string text;;) {
+        for (std::size_t end; (end = text.find('\n')) != std::string::npos;) {
+            const auto answer = nlohmann::json::parse(text.substr(0, end));
+            text.erase(0, end + 1);
+            if (answer.contains("return")) return answer.at("return");
+            if (answer.contains("error")) {
+                throw std::runtime_error("QMP " + request.dump() + " failed: " + answer.dump());
+            }
+        }
+        if (!read_some(fd, text, deadline)) {
+            throw std::runtime_error("QMP " + request.dump() + " was not answered");
+        }
+    }
 }
 
 }  // namespace
@@ -161,19 +191,11 @@ std::string QemuGuest::read_until(const std::string& marker, std::chrono::millis
     return before;
 }
 
-void QemuGuest::qmp(const std::string& command) {
+nlohmann::json QemuGuest::qmp(const std::string& command, const nlohmann::json& arguments) {
     const UniqueFd fd = connect_unix(options_.directory / "qmp");
     const auto deadline = std::chrono::steady_clock::now() + kCommandTimeout;
-    for (const std::string& name : {std::string("qmp_capabilities"), command}) {
-        const std::string request = nlohmann::json{{"execute", name}}.dump() + "\n";
-        if (::write(fd.get(), request.data(), request.size()) < 0) throw_errno("write to QMP");
-        std::string answer;
-        while (answer.find("\"return\"") == std::string::npos) {
-            if (!read_some(fd.get(), answer, deadline)) {
-                throw std::runtime_error("QMP command " + name + " failed: " + answer);
-            }
-        }
-    }
+    ask_monitor(fd.get(), {{"execute", "qmp_capabilities"}}, deadline);
+    return ask_monitor(fd.get(), {{"execute", command}, {"arguments", arguments}}, deadline);
 }
 
 }  // namespace zecorx::test

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "support/process.h"
@@ -20,11 +21,14 @@ struct GuestLayout {
     bool packed = false;      // packed virtqueues; else split
     bool offloads = true;     // checksum and segmentation, as far as the backend has them
     bool device_mtu = false;  // the device tells its MTU; else the guest is configured with it
+    bool announces = true;    // itself after a migration; else its backend has to
 };
 
 struct GuestOptions {
     std::filesystem::path directory;  // for its logs and control sockets; made if missing
-    std::filesystem::path socket;     // the vhost-user backend's
+    std::filesystem::path socket;     // the vhost-user backend's, unless `listens`
+    bool listens = false;             // the backend connects to it
+    bool incoming = false;            // waits for a migration instead of booting
     std::string mac;
     std::string address;  // eth0's, with prefix length
     unsigned mtu = 1500;  // eth0's
@@ -66,11 +70,15 @@ class QemuGuest {
     // Stops and resumes the machine as an operator does; QEMU tells the vhost-user backend.
     void pause() { qmp("stop"); }
     void resume() { qmp("cont"); }
+    // Any command of QEMU's monitor; what it returns. Throws if it fails.
+    nlohmann::json qmp(const std::string& command,
+                       const nlohmann::json& arguments = nlohmann::json::object());
     // Stops and resumes QEMU without anybody being told.
     void freeze() { process_->signal(SIGSTOP); }
     void thaw() { process_->signal(SIGCONT); }
     // SIGKILL, and wait for the end.
     void kill() { process_->kill(); }
+    pid_t pid() const { return process_->pid(); }
 
     std::uint64_t interface_counter(const std::string& name);  // of eth0, as sysfs names it
     std::uint64_t features();                                  // that eth0's driver has accepted
@@ -78,7 +86,6 @@ class QemuGuest {
   private:
     std::string read_until(const std::string& marker, std::chrono::milliseconds timeout);
     void send(const std::string& text);
-    void qmp(const std::string& command);
 
     GuestOptions options_;
     std::unique_ptr<Process> process_;

@@ -4,23 +4,36 @@
 
 namespace zecorx::test {
 
-TestBed::TestBed(unsigned vm_count, BedOptions options) : options_(std::move(options)) {
+TestBed::TestBed(unsigned vm_count, BedOptions options)
+    : vm_count_(vm_count), options_(std::move(options)) {
+    start_daemon();
+    wire_mac_ = netns_.mac(Daemon::kWire);
+}
+
+void TestBed::start_daemon() {
     std::vector<VmSpec> vms;
-    for (unsigned n = 0; n < vm_count; ++n) vms.push_back(vm(n));
+    for (unsigned n = 0; n < vm_count_; ++n) vms.push_back(vm(n));
     const std::string address = options_.wire_ip.empty() ? "" : options_.wire_ip + "/24";
     daemon_ = std::make_unique<Daemon>(netns_, directory_.path(), vms,
                                        WireSpec{.address = address, .mtu = options_.mtu});
 }
 
+void TestBed::restart_daemon() {
+    daemon_.reset();
+    start_daemon();
+    netns_.ip({"link", "set", Daemon::kWire, "address", wire_mac_});
+}
+
 VmSpec TestBed::vm(unsigned n) const {
     return {directory_.path() / ("vhost" + std::to_string(n)), guest_mac(n),
-            n < options_.vm_options.size() ? options_.vm_options[n] : ""};
+            n < options_.vm_options.size() ? options_.vm_options[n] : "", options_.client};
 }
 
 std::unique_ptr<QemuGuest> TestBed::start_guest(unsigned n, GuestLayout layout) {
     return std::make_unique<QemuGuest>(
         GuestOptions{.directory = directory_.path() / ("guest" + std::to_string(n)),
                      .socket = vm(n).socket,
+                     .listens = options_.client,
                      .mac = vm(n).mac,
                      .address = guest_ip(n) + "/24",
                      .mtu = options_.mtu,

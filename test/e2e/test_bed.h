@@ -21,6 +21,7 @@ struct BedOptions {
     unsigned mtu = 1500;                       // of the port, the wire and the guests
     std::vector<std::string> vm_options = {};  // VmSpec::options of the VMs that have any
     std::string wire_ip = kWireIp;             // empty: none
+    bool client = false;                       // the daemon connects to the VMs' sockets
 };
 
 // A daemon with `vm_count` VMs, and a network namespace with the other end of the wire in it.
@@ -31,6 +32,10 @@ class TestBed {
     NetNamespace& netns() { return netns_; }
     Daemon& daemon() { return *daemon_; }
     VmSpec vm(unsigned n) const;
+
+    // Starts another daemon in the place of one that ended. The host's end of the wire is a new
+    // interface, which gets the address of the one before, since the guests know that.
+    void restart_daemon();
 
     // Starts guest n; follow with wait_ready().
     std::unique_ptr<QemuGuest> start_guest(unsigned n, GuestLayout layout = {});
@@ -51,10 +56,14 @@ class TestBed {
     unsigned mtu() const { return options_.mtu; }
 
   private:
+    void start_daemon();
+
+    const unsigned vm_count_;
     BedOptions options_;
     TempDir directory_;
     NetNamespace netns_;
     std::unique_ptr<Daemon> daemon_;
+    std::string wire_mac_;
 };
 
 }  // namespace zecorx::test

@@ -126,8 +126,8 @@ std::string receive_all(int listener) {
 
 }  // namespace
 
-UdpFlood::UdpFlood(const NetNamespace& netns, const std::string& ip)
-    : socket_(netns.socket(AF_INET, SOCK_DGRAM, 0)) {
+UdpFlood::UdpFlood(const NetNamespace& netns, const std::string& ip, FloodShape shape)
+    : shape_(shape), socket_(netns.socket(AF_INET, SOCK_DGRAM, 0)) {
     const sockaddr_in address = address_of(ip, kDiscardPort);
     if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) !=
         0) {
@@ -142,15 +142,48 @@ UdpFlood::~UdpFlood() {
 }
 
 void UdpFlood::run() {
-    constexpr std::size_t kBurst = 32;
     constexpr std::chrono::milliseconds kPause{1};
     const std::vector<std::uint8_t> payload(1472, 0x5A);
     for (std::size_t n = 0; !stop_; ++n) {
-        if (n % kBurst == 0) std::this_thread::sleep_for(kPause);
+        if (n % shape_.rate == 0) std::this_thread::sleep_for(kPause);
         // Refusals are expected: port unreachable from the guest, full queue of the wire.
-        const std::size_t size = 18 + n * 131 % (payload.size() - 17);
+        const std::size_t size = shape_.shortest + n * 131 % (payload.size() - shape_.shortest + 1);
         if (::send(socket_.get(), payload.data(), size, MSG_DONTWAIT) >= 0) ++sent_;
     }
+}
+
+TcpStream::TcpStream(const NetNamespace& netns, QemuGuest& guest, const std::string& guest_ip) {
+    guest.must("nc -l -p " + std::to_string(kToGuestPort) + " > " + kTransferFile + " &");
+    socket_ = connect_tcp(netns, guest_ip, kToGuestPort);
+    hash_ = std::async(std::launch::async, [this] { return run(); });
+}
+
+TcpStream::~TcpStream() { stop_ = true; }
+
+std::string TcpStream::finish() {
+    stop_ = true;
+    return hash_.get();
+}
+
+std::string TcpStream::received(QemuGuest& guest) {
+    guest.must("wait", kTransferTimeout);
+    return sha256_of_file(guest);
+}
+
+std::string TcpStream::run() {
+    constexpr std::size_t kPiece = 8 << 10;
+    constexpr std::size_t kMost = 64 << 20;  // of the guest's memory
+    constexpr std::chrono::milliseconds kPause{10};
+    Sha256 hash;
+    auto bytes = random_bytes(kPiece);
+    for (std::size_t sent = 0; !stop_ && sent < kMost; sent += kPiece) {
+        ++bytes[0];  // no piece is like the one before
+        send_all(socket_.get(), bytes);
+        hash.add(bytes);
+        std::this_thread::sleep_for(kPause);
+    }
+    socket_.reset();
+    return hash.finish();
 }
 
 std::vector<std::uint8_t> random_bytes(std::size_t size) {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <future>
 #include <string>
 #include <thread>
 #include <vector>
@@ -11,12 +13,19 @@
 
 namespace zecorx::test {
 
+struct FloodShape {
+    // Up to so many datagrams a millisecond. The default is about as many as a guest without
+    // hardware virtualization can take when it does nothing else.
+    unsigned rate = 32;
+    std::size_t shortest = 18;  // bytes of payload; the longest fill a frame of 1514
+};
+
 // Sends UDP datagrams of changing sizes to a guest's discard port for as long as the object lives,
-// about as many as a guest without hardware virtualization can take, whether it takes them or not.
+// whether it takes them or not.
 // REQUIRES: a static neighbour entry for the guest, or no frame leaves while it is down.
 class UdpFlood {
   public:
-    UdpFlood(const NetNamespace& netns, const std::string& ip);
+    UdpFlood(const NetNamespace& netns, const std::string& ip, FloodShape shape = {});
     ~UdpFlood();
     UdpFlood(const UdpFlood&) = delete;
     UdpFlood& operator=(const UdpFlood&) = delete;
@@ -26,10 +35,33 @@ class UdpFlood {
   private:
     void run();
 
+    const FloodShape shape_;
     UniqueFd socket_;
     std::atomic<bool> stop_ = false;
     std::atomic<std::uint64_t> sent_ = 0;
     std::thread thread_;
+};
+
+// Sends random bytes over one TCP connection to the guest, which keeps them in kTransferFile, from
+// construction to finish(), as slowly as a guest's memory allows. The guest may move meanwhile.
+class TcpStream {
+  public:
+    TcpStream(const NetNamespace& netns, QemuGuest& guest, const std::string& guest_ip);
+    ~TcpStream();
+    TcpStream(const TcpStream&) = delete;
+    TcpStream& operator=(const TcpStream&) = delete;
+
+    // Ends the connection. Returns the SHA-256 of what was sent; throws if not all could be.
+    std::string finish();
+    // The SHA-256 of what the guest, wherever it is now, has received. REQUIRES: finish().
+    static std::string received(QemuGuest& guest);
+
+  private:
+    std::string run();
+
+    UniqueFd socket_;
+    std::atomic<bool> stop_ = false;
+    std::future<std::string> hash_;
 };
 
 std::vector<std::uint8_t> random_bytes(std::size_t size);
