@@ -19,14 +19,11 @@ enum class Fds : std::uint8_t {
     kOnePerRegion,
 };
 
-enum class Answer : std::uint8_t { kAck, kOwn, kOwnWithLog };
-
 struct Rule {
     Request request;
     const char* name;
     std::uint32_t size;  // of the payload, exactly; a memory table has as much as its regions need
     Fds fds = Fds::kNone;
-    Answer answer = Answer::kAck;
     std::uint64_t protocol_feature = 0;  // without which the request does not exist
     bool names_vring = false;            // in the payload's first word
 };
@@ -34,38 +31,32 @@ struct Rule {
 constexpr std::uint32_t kWord = 8;
 
 constexpr std::array<Rule, 24> kRules{{
-    {Request::kGetFeatures, "GET_FEATURES", 0, Fds::kNone, Answer::kOwn},
+    {Request::kGetFeatures, "GET_FEATURES", 0, Fds::kNone},
     {Request::kSetFeatures, "SET_FEATURES", kWord},
     {Request::kSetOwner, "SET_OWNER", 0},
     {Request::kResetOwner, "RESET_OWNER", 0},
     {Request::kSetMemTable, "SET_MEM_TABLE", 0, Fds::kOnePerRegion},
-    {Request::kSetLogBase, "SET_LOG_BASE", sizeof(LogDescription), Fds::kOne, Answer::kOwnWithLog,
-     kProtocolLogShmfd},
+    {Request::kSetLogBase, "SET_LOG_BASE", sizeof(LogDescription), Fds::kOne, kProtocolLogShmfd},
     {Request::kSetLogFd, "SET_LOG_FD", 0, Fds::kMaybeOne},
-    {Request::kSetVringNum, "SET_VRING_NUM", sizeof(VringState), Fds::kNone, Answer::kAck, 0, true},
-    {Request::kSetVringAddr, "SET_VRING_ADDR", sizeof(VringAddress), Fds::kNone, Answer::kAck, 0,
-     true},
-    {Request::kSetVringBase, "SET_VRING_BASE", sizeof(VringState), Fds::kNone, Answer::kAck, 0,
-     true},
-    {Request::kGetVringBase, "GET_VRING_BASE", sizeof(VringState), Fds::kNone, Answer::kOwn, 0,
-     true},
+    {Request::kSetVringNum, "SET_VRING_NUM", sizeof(VringState), Fds::kNone, 0, true},
+    {Request::kSetVringAddr, "SET_VRING_ADDR", sizeof(VringAddress), Fds::kNone, 0, true},
+    {Request::kSetVringBase, "SET_VRING_BASE", sizeof(VringState), Fds::kNone, 0, true},
+    {Request::kGetVringBase, "GET_VRING_BASE", sizeof(VringState), Fds::kNone, 0, true},
     {Request::kSetVringKick, "SET_VRING_KICK", kWord, Fds::kUnlessFlagged},
     {Request::kSetVringCall, "SET_VRING_CALL", kWord, Fds::kUnlessFlagged},
     {Request::kSetVringErr, "SET_VRING_ERR", kWord, Fds::kUnlessFlagged},
-    {Request::kGetProtocolFeatures, "GET_PROTOCOL_FEATURES", 0, Fds::kNone, Answer::kOwn},
+    {Request::kGetProtocolFeatures, "GET_PROTOCOL_FEATURES", 0, Fds::kNone},
     {Request::kSetProtocolFeatures, "SET_PROTOCOL_FEATURES", kWord},
-    {Request::kSetVringEnable, "SET_VRING_ENABLE", sizeof(VringState), Fds::kNone, Answer::kAck, 0,
-     true},
-    {Request::kSendRarp, "SEND_RARP", kWord, Fds::kNone, Answer::kAck, kProtocolRarp},
-    {Request::kNetSetMtu, "NET_SET_MTU", kWord, Fds::kNone, Answer::kAck, kProtocolMtu},
-    {Request::kGetMaxMemSlots, "GET_MAX_MEM_SLOTS", 0, Fds::kNone, Answer::kOwn,
+    {Request::kSetVringEnable, "SET_VRING_ENABLE", sizeof(VringState), Fds::kNone, 0, true},
+    {Request::kSendRarp, "SEND_RARP", kWord, Fds::kNone, kProtocolRarp},
+    {Request::kNetSetMtu, "NET_SET_MTU", kWord, Fds::kNone, kProtocolMtu},
+    {Request::kGetMaxMemSlots, "GET_MAX_MEM_SLOTS", 0, Fds::kNone, kProtocolConfigureMemSlots},
+    {Request::kAddMemReg, "ADD_MEM_REG", sizeof(SingleRegion), Fds::kOne,
      kProtocolConfigureMemSlots},
-    {Request::kAddMemReg, "ADD_MEM_REG", sizeof(SingleRegion), Fds::kOne, Answer::kAck,
+    {Request::kRemMemReg, "REM_MEM_REG", sizeof(SingleRegion), Fds::kMaybeOne,
      kProtocolConfigureMemSlots},
-    {Request::kRemMemReg, "REM_MEM_REG", sizeof(SingleRegion), Fds::kMaybeOne, Answer::kAck,
-     kProtocolConfigureMemSlots},
-    {Request::kSetStatus, "SET_STATUS", kWord, Fds::kNone, Answer::kAck, kProtocolStatus},
-    {Request::kGetStatus, "GET_STATUS", 0, Fds::kNone, Answer::kOwn, kProtocolStatus},
+    {Request::kSetStatus, "SET_STATUS", kWord, Fds::kNone, kProtocolStatus},
+    {Request::kGetStatus, "GET_STATUS", 0, Fds::kNone, kProtocolStatus},
 }};
 
 const Rule* rule_of(std::uint32_t request) {
@@ -153,12 +144,6 @@ void check_values(const Message& message, const Negotiated& negotiated) {
 std::string name_of(std::uint32_t request) {
     const Rule* rule = rule_of(request);
     return rule != nullptr ? rule->name : fmt::format("message {}", request);
-}
-
-bool has_own_reply(Request request, const Negotiated& negotiated) {
-    const Rule* rule = rule_of(static_cast<std::uint32_t>(request));
-    if (rule == nullptr || rule->answer == Answer::kAck) return false;
-    return rule->answer == Answer::kOwn || (negotiated.protocol_features & kProtocolLogShmfd) != 0;
 }
 
 void check_message(const Message& message, const Negotiated& negotiated) {

@@ -18,9 +18,6 @@ struct Negotiated {
 // The request's name in the spec, or its number.
 std::string name_of(std::uint32_t request);
 
-// Whether the frontend waits for the answer that this request has in any case.
-bool has_own_reply(Request request, const Negotiated& negotiated);
-
 // Checks version, length, number of descriptors, that the request was offered, vring numbers and
 // the values that are wrong in any state. Throws Refusal.
 void check_message(const Message& message, const Negotiated& negotiated);
