@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -66,7 +67,7 @@ inline vu::Message message(vu::Request request, std::span<const std::byte> paylo
     vu::Message made;
     made.header = {static_cast<std::uint32_t>(request), vu::kVersion,
                    static_cast<std::uint32_t>(payload.size())};
-    std::memcpy(made.payload.data(), payload.data(), payload.size());
+    std::ranges::copy(payload, made.payload.begin());
     made.fds = std::move(fds);
     return made;
 }
