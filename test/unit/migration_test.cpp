@@ -351,7 +351,8 @@ void run_receive(std::uint32_t seed, Hook hook, Coverage& coverage) {
 
 }  // namespace
 
-TEST_CASE("a guest that receives can be migrated at any moment, and log on and off between", "[random]") {
+TEST_CASE("a guest that receives can be migrated at any moment, and log on and off between",
+          "[random]") {
     Coverage coverage;
     for (std::uint32_t seed = 1; seed <= 80; ++seed) run_receive(seed, NoHook{}, coverage);
 
@@ -461,7 +462,8 @@ class TransmitRun {
 
 }  // namespace
 
-TEST_CASE("a guest that transmits can be migrated at any moment, and log on and off between", "[random]") {
+TEST_CASE("a guest that transmits can be migrated at any moment, and log on and off between",
+          "[random]") {
     Coverage coverage;
     for (std::uint32_t seed = 1; seed <= 40; ++seed) {
         CAPTURE(seed);

@@ -261,7 +261,8 @@ TEST_CASE("what the driver writes after the header was read changes nothing") {
         std::equal(packet.frame.begin() + kept, packet.frame.end(), sent[0].frame.begin() + kept));
 }
 
-TEST_CASE("a driver that rewrites header and frame meanwhile gets only consistent requests", "[threads]") {
+TEST_CASE("a driver that rewrites header and frame meanwhile gets only consistent requests",
+          "[threads]") {
     TransmitBed bed;
     const Packet four = make_packet({.ip_extra = 40, .tcp_extra = 40, .payload = 1200});
     const Packet six = make_packet({.ipv6 = true, .ip_extra = 0, .payload = 1200});
