@@ -111,14 +111,18 @@ double use_everything(unsigned mtu, GuestLayout layout, const std::string& vm_op
     return share;
 }
 
+// What a guest on a busy machine does not post in time is copied, for which 256 are too few.
+constexpr std::uint16_t kRing = 1024;
+
 TEMPLATE_TEST_CASE_SIG("A guest exchanges all kinds of traffic with the wire at MTU 1500",
                        "[offload]", ((bool MrgRxbuf, bool Packed), MrgRxbuf, Packed), (true, false),
                        (true, true), (false, false), (false, true)) {
-    CHECK(use_everything(1500, {.mrg_rxbuf = MrgRxbuf, .packed = Packed}) >= 0.95);
+    CHECK(use_everything(1500, {.mrg_rxbuf = MrgRxbuf, .rx_ring = kRing, .packed = Packed}) >=
+          0.95);
 }
 
 TEST_CASE("A guest without offloads exchanges all kinds of traffic with the wire", "[offload]") {
-    CHECK(use_everything(1500, {.offloads = false}) >= 0.95);
+    CHECK(use_everything(1500, {.rx_ring = kRing, .offloads = false}) >= 0.95);
 }
 
 // Its driver's buffers are shorter than a frame; they hold a short NIC buffer each.
