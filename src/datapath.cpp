@@ -171,14 +171,15 @@ void Datapath::drain() noexcept {
 
 void Datapath::report_broken() noexcept {
     if (broken_.load(std::memory_order_relaxed)) return;
+    broken_ring_ = receive_.broken() ? kReceiveq : kTransmitq;
+    broken_error_ = receive_.broken() ? receive_.error() : transmit_.error();
     broken_.store(true, std::memory_order_release);
     needs_control_.store(true, std::memory_order_release);
 }
 
 std::string Datapath::describe_broken() const {
-    const bool receive = receive_.broken();
-    const RingError error = receive ? receive_.error() : transmit_.error();
-    return fmt::format("{}: {}", receive ? "receiveq" : "transmitq", describe(error));
+    return fmt::format("{}: {}", broken_ring_ == kReceiveq ? "receiveq" : "transmitq",
+                       describe(broken_error_));
 }
 
 }  // namespace zecorx

@@ -95,6 +95,7 @@ class Datapath {
 
     // Control side; while a worker holds the datapath only after needs_control().
     bool broken() const { return broken_.load(std::memory_order_acquire); }
+    // What broke first. REQUIRES: broken().
     std::string describe_broken() const;
     // Learn the VM's address from what it sends next; see TransmitQueue.
     void learn_address(TransmitQueue::LearnFrom learn) { transmit_.learn_address(learn); }
@@ -132,6 +133,9 @@ class Datapath {
     std::array<bool, kRings> call_due_{};
     std::atomic<int> calling_{-1};  // the descriptor that is being written to
 
+    // The first two do not change while the third is set: the other ring may break meanwhile.
+    std::uint32_t broken_ring_ = 0;
+    RingError broken_error_ = RingError::kNone;
     std::atomic<bool> broken_{false};
     std::atomic<bool> needs_control_{false};
 };

@@ -41,8 +41,11 @@ configure_fuzz() {
 # The tests that sanitizers are for, of a suite: those of executables of this project.
 sanitized_tests() {
     case $1 in
-        unit) echo unit differential soft82599_unit cli_unit guest_selftest ;;
-        integration) echo integration steering transmit_offload jumbo soft82599_ixgbe soft82599_machine ;;
+        unit) echo unit differential soft82599_unit vhost_user_unit cli_unit guest_selftest ;;
+        integration)
+            echo integration hostile isolation steering transmit_offload jumbo soft82599_ixgbe \
+                soft82599_machine
+            ;;
     esac
 }
 
@@ -82,7 +85,7 @@ reserve_hugepages() {
     total=$(< "$hugepages_file")
     free=$(< "${hugepages_file%/*}/free_hugepages")
     ((free < wanted)) || return 0
-    hugepages_before=$total
+    hugepages_before=${hugepages_before:-$total}
     as_root tee "$hugepages_file" <<< $((total + wanted - free)) > /dev/null
     free=$(< "${hugepages_file%/*}/free_hugepages")
     ((free >= wanted)) ||

@@ -40,7 +40,8 @@ class ChainBench {
             case 4:
                 return translate();
             default:
-                return ram_.scribble(input_);
+                ram_.scribble(input_);
+                return;
         }
     }
 

@@ -78,14 +78,17 @@ class GuestRam {
         }
     }
 
-    // What another processor of the guest may do at any time.
-    void scribble(Input& input) {
+    // What another processor of the guest may do at any time. Returns what was written.
+    std::span<std::byte> scribble(Input& input) {
         const MemoryRegion& region = any(input);
         const std::uint64_t at = input.word() % region.size;
         std::array<std::byte, 32> bytes;
         const std::size_t size = 1 + input.below(bytes.size());
         input.fill(std::span(bytes).first(size));
-        std::memcpy(region.hva + at, bytes.data(), std::min<std::uint64_t>(size, region.size - at));
+        const std::span<std::byte> to(region.hva + at,
+                                      std::min<std::uint64_t>(size, region.size - at));
+        std::memcpy(to.data(), bytes.data(), to.size());
+        return to;
     }
 
     const MemoryRegion& any(Input& input) const {

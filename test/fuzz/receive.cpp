@@ -198,6 +198,54 @@ class Cells {
     std::deque<std::uint64_t> free_;
 };
 
+// The log of a migration (VHOST_F_LOG_ALL), and guest memory as it would be had only the driver
+// written to it.
+class LoggedPages {
+  public:
+    explicit LoggedPages(const GuestRam& ram)
+        : ram_(ram), bits_(std::make_unique<std::byte[]>(kBytes)) {
+        for (const MemoryRegion& region : ram.regions())
+            without_device_.emplace_back(region.hva, region.hva + region.size);
+    }
+
+    DirtyLog log() const { return DirtyLog({bits_.get(), kBytes}); }
+
+    void driver_wrote(std::span<const std::byte> where) {
+        for (std::size_t i = 0; i < without_device_.size(); ++i) {
+            const MemoryRegion& region = ram_.regions()[i];
+            if (where.data() < region.hva || where.data() >= region.hva + region.size) continue;
+            std::ranges::copy(
+                where, &without_device_[i][static_cast<std::size_t>(where.data() - region.hva)]);
+        }
+    }
+
+    // REQUIRES: no chain is held.
+    void check() const {
+        for (std::size_t i = 0; i < without_device_.size(); ++i) {
+            const MemoryRegion& region = ram_.regions()[i];
+            for (std::uint64_t at = 0, n = 0; at < region.size; at += n) {
+                const std::uint64_t gpa = region.gpa + at;
+                n = std::min(region.size - at, DirtyLog::kPage - gpa % DirtyLog::kPage);
+                expect(marked(gpa / DirtyLog::kPage) ||
+                           std::memcmp(region.hva + at, &without_device_[i][at], n) == 0,
+                       "every page that the device wrote to is logged");
+            }
+        }
+    }
+
+  private:
+    static constexpr std::size_t kBytes = 48;  // for the GPAs that begin at or near 0
+
+    bool marked(std::uint64_t page) const {
+        return page >= 8 * kBytes ||
+               (std::to_integer<unsigned>(bits_[page / 8]) >> (page % 8) & 1) != 0;
+    }
+
+    const GuestRam& ram_;
+    std::unique_ptr<std::byte[]> bits_;
+    std::vector<std::vector<std::byte>> without_device_;
+};
+
 struct Arrived {
     Bytes bytes;
     bool verified = false;
@@ -287,8 +335,12 @@ class ReceiveBench {
 
     void hostile_write() {
         hostile_ = true;
-        if (input_.flag()) return ram_.scribble(input_);
+        if (input_.flag()) return driver_wrote(ram_.scribble(input_));
         driver_.write_raw(input_, {ram_.address(input_), GuestRam::length(input_)});
+    }
+
+    void driver_wrote(std::span<const std::byte> where) {
+        if (logged_) logged_->driver_wrote(where);
     }
 
     // A chain whose buffers lie in cells of their own.
@@ -323,6 +375,7 @@ class ReceiveBench {
         if (at == nullptr || reinterpret_cast<std::uintptr_t>(at) % 8 != 0) return false;
         const bool done = driver_.post(chain.buffers, table, at);
         cells_.accept(table.gpa, size);
+        driver_wrote({at, size});
         return done;
     }
     std::uint64_t any_skew() { return input_.one_in(4) ? input_.below(64) : 0; }
@@ -348,7 +401,10 @@ class ReceiveBench {
     // --- The NIC and the PMD ---
 
     void start() {
-        path_.attach(driver_.device_side(), ram_.memory(), features_);
+        logged_.reset();
+        if (input_.one_in(4)) logged_.emplace(ram_);
+        path_.attach(driver_.device_side(), ram_.memory(), features_,
+                     logged_ ? logged_->log() : DirtyLog());
         expect(path_.attached() && !path_.broken(), "a path that was attached is whole");
         for (std::uint32_t i = 0; i < kNicRing; ++i)
             expect(refill(1, Refill::kMustSupply), "a refill that may not fail does not");
@@ -364,6 +420,7 @@ class ReceiveBench {
         wire_.clear();
         const std::uint16_t base = path_.detach();
         expect(path_.idle() == kBuffers && path_.pending() == 0, "a stop brings all buffers back");
+        if (logged_) logged_->check();
         if (honest()) {
             reap();
             expect(base == driver_.expected_base(), "the vring base is the used index");
@@ -592,6 +649,7 @@ class ReceiveBench {
     const std::uint64_t features_;
     RingDriver driver_;
     bool hostile_ = false;
+    std::optional<LoggedPages> logged_;  // while the VM migrates
     std::deque<PostedChain> posted_;
 
     std::deque<NicBuffer*> posted_buffers_;  // the NIC's descriptor ring

@@ -88,15 +88,19 @@ PackedDesc PackedQueueDriver::indirect_desc(std::span<const Piece> pieces, std::
 }
 
 // Everything but the flags of the first unpublished descriptor, which keep the rest from the
-// device until make_visible().
+// device until make_visible(). Atomic, because the device looks at flags meanwhile.
 void PackedQueueDriver::write_desc(const PackedDesc& desc) {
     check_desc(avail_, "while it was free");
     PackedDesc entry = desc;
     entry.flags |= packed_avail_flags(wrap(avail_));
     expected_[avail_ % size_] = entry;
     PackedDesc& slot = this->desc(position(avail_));
-    if (avail_ == published_) entry.flags = slot.flags;
-    slot = entry;
+    std::atomic_ref(slot.addr).store(entry.addr, std::memory_order_relaxed);
+    std::atomic_ref(slot.len).store(entry.len, std::memory_order_relaxed);
+    std::atomic_ref(slot.id).store(entry.id, std::memory_order_relaxed);
+    if (avail_ != published_) {
+        std::atomic_ref(slot.flags).store(entry.flags, std::memory_order_relaxed);
+    }
     ++avail_;
 }
 
