@@ -114,19 +114,44 @@ void DmaMemory::keep_only(const vhost_user::GuestRegions& regions) {
     });
 }
 
-void DmaMemory::update(const vhost_user::GuestRegions& regions) {
+void DmaMemory::map(Entry& entry) const {
+    if (entry.dma) return;
+    const vhost_user::SharedMapping& mapping = entry.region->mapping();
+    entry.dma = std::make_unique<DmaRegion>(mapping.pages(), mapping.page_size(), device_);
+}
+
+MemoryRegion DmaMemory::describe(const Entry& entry) {
+    const std::span<std::byte> bytes = entry.region->mapping().bytes();
+    MemoryRegion region;
+    region.gpa = entry.region->description().gpa;
+    region.size = bytes.size();
+    region.hva = bytes.data();
+    if (entry.dma) {
+        region.page_base = entry.dma->memory().data();
+        region.page_shift = entry.dma->page_shift();
+        region.iova_pages = entry.dma->iova_pages();
+    }
+    return region;
+}
+
+std::optional<std::string> DmaMemory::update(const vhost_user::GuestRegions& regions) {
     keep_only(regions);
     for (const auto& region : regions) {
-        if (std::ranges::find(entries_, region, &Entry::region) != entries_.end()) continue;
-        const vhost_user::SharedMapping& mapping = region->mapping();
-        entries_.push_back(
-            {region, std::make_unique<DmaRegion>(mapping.pages(), mapping.page_size(), device_)});
+        if (std::ranges::find(entries_, region, &Entry::region) == entries_.end()) {
+            entries_.push_back({region, nullptr});
+        }
     }
-    for (const Entry& entry : entries_) {
-        const std::span<std::byte> bytes = entry.region->mapping().bytes();
-        guest_.add({entry.region->description().gpa, bytes.size(), bytes.data(),
-                    entry.dma->memory().data(), entry.dma->page_shift(), entry.dma->iova_pages()});
+    std::optional<std::string> failure;
+    try {
+        for (Entry& entry : entries_) map(entry);
+    } catch (const std::exception& error) {
+        // What was mapped counts towards limits that others need.
+        for (Entry& entry : entries_) entry.dma.reset();
+        failure = error.what();
     }
+    for (const Entry& entry : entries_) guest_.add(describe(entry));
+    guest_.set_device_reaches(!failure);
+    return failure;
 }
 
 }  // namespace zecorx

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,7 +47,7 @@ class DmaRegion {
     std::vector<std::uint64_t> iova_pages_;
 };
 
-// The memory table of one vhost session, as far as the NIC can reach it.
+// The memory table of one vhost session, all of it in the NIC's reach or nothing.
 class DmaMemory {
   public:
     explicit DmaMemory(rte_device* device) : device_(device) {}
@@ -55,9 +56,9 @@ class DmaMemory {
     // REQUIRES: as there.
     void keep_only(const vhost_user::GuestRegions& regions);
     // Makes exactly these regions reachable; those that are already stay as they are. REQUIRES:
-    // the NIC owns no buffer in any that goes, and nobody uses guest(). Throws std::runtime_error,
-    // with some of them reachable.
-    void update(const vhost_user::GuestRegions& regions);
+    // the NIC owns no buffer in any that goes, and nobody uses guest(). If one cannot be made so,
+    // none is, guest() says so, and what failed is returned, with the remedy.
+    std::optional<std::string> update(const vhost_user::GuestRegions& regions);
     void clear() { keep_only({}); }
 
     const GuestMemory& guest() const { return guest_; }
@@ -66,8 +67,11 @@ class DmaMemory {
     struct Entry {
         // Unmapped after the NIC has lost it: members go in reverse order.
         std::shared_ptr<const vhost_user::GuestRegion> region;
-        std::unique_ptr<DmaRegion> dma;
+        std::unique_ptr<DmaRegion> dma;  // null: not reachable
     };
+
+    void map(Entry& entry) const;
+    static MemoryRegion describe(const Entry& entry);
 
     rte_device* device_;
     std::vector<Entry> entries_;

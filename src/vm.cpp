@@ -259,7 +259,10 @@ void Vm::reconcile() {
 
 // Steering comes last: until then nothing reaches the queue.
 void Vm::start() {
-    memory_.update(session_->regions());
+    if (const auto failure = memory_.update(session_->regions())) {
+        log(spdlog::level::warn,
+            "the NIC cannot reach the guest's memory, so every frame is copied: " + *failure);
+    }
     if (session_->lost_memory()) {
         throw std::runtime_error("the frontend took back memory that it shares");
     }

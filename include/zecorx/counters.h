@@ -24,16 +24,17 @@ class Counter {
 
 // Why a received frame was copied instead of landing in the guest's buffer.
 enum class CopyReason : std::uint8_t {
-    kStarved,   // no chain was available when the NIC needed a buffer
-    kSmall,     // the buffer is shorter than what the NIC may write to it
-    kCrossing,  // the buffer is not contiguous for the device
-    kLayout,    // header split over buffers, or an odd data address
-    kUnmerged,  // a frame may span several NIC buffers, but the driver merges none
-    kDisabled,  // the operator asked for copies
+    kStarved,      // no chain was available when the NIC needed a buffer
+    kSmall,        // the buffer is shorter than what the NIC may write to it
+    kCrossing,     // the buffer is not contiguous for the device
+    kLayout,       // header split over buffers, or an odd data address
+    kUnmerged,     // a frame may span several NIC buffers, but the driver merges none
+    kDisabled,     // the operator asked for copies
+    kUnreachable,  // the guest's memory could not be mapped for the device
 };
-inline constexpr std::size_t kCopyReasons = 6;
+inline constexpr std::size_t kCopyReasons = 7;
 inline constexpr std::array<const char*, kCopyReasons> kCopyReasonNames{
-    "starved", "small", "crossing", "layout", "unmerged", "disabled"};
+    "starved", "small", "crossing", "layout", "unmerged", "disabled", "unreachable"};
 
 // Why a frame was lost.
 enum class DropReason : std::uint8_t {

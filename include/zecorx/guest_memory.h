@@ -51,6 +51,10 @@ class GuestMemory {
         regions_[count_++].hva_as_iova = reinterpret_cast<std::uintptr_t>(region.hva);
     }
     std::size_t count() const { return count_; }
+
+    // False: the NIC can write to none of it, for the control side could not arrange that.
+    bool device_reaches() const { return device_reaches_; }
+    void set_device_reaches(bool reaches) { device_reaches_ = reaches; }
     std::span<const MemoryRegion> regions() const { return {regions_.data(), count_}; }
 
     // The longest run of [gpa, gpa + length) that one region holds, from its first byte on.
@@ -109,6 +113,7 @@ class GuestMemory {
   private:
     std::array<MemoryRegion, kMaxRegions> regions_{};
     std::size_t count_ = 0;
+    bool device_reaches_ = true;
 };
 
 }  // namespace zecorx

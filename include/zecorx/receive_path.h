@@ -124,6 +124,8 @@ class ReceivePath {
         extents_ = {};
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
         binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
+        posts_guest_ = limits_.zero_copy && memory.device_reaches();
+        why_copied_ = limits_.zero_copy ? CopyReason::kUnreachable : CopyReason::kDisabled;
         verified_flags_ = (features & kFeatureNetGuestCsum) ? kNetHeaderDataValid : 0;
         gathered_.clear();
         likely_flags_ = 0;
@@ -279,13 +281,13 @@ class ReceivePath {
         Slot& full = slot(cursor);
         full.buffer = *plain_.buffers(cursor);
         full.head = {*plain_.ids(cursor), 1};
-        if (limits_.zero_copy) {
+        if (posts_guest_) {
             full.header = Buffers::data(full.buffer) - header_size_;
             full.kind = Kind::kGuest;
         } else {
             full.header = *plain_.targets(cursor);
             full.kind = Kind::kHost;
-            full.reason = CopyReason::kDisabled;
+            full.reason = why_copied_;
             full.piece_count = 0;
         }
         plain_.clear(cursor);
@@ -326,7 +328,7 @@ class ReceivePath {
         const auto most = static_cast<std::uint32_t>(plain_.row(posted_, out.size()));
         const std::span<void* const> buffers = idle_.last(most);
         const std::uint32_t count =
-            limits_.zero_copy ? aim_plain(ring, buffers) : note_targets(ring, most);
+            posts_guest_ ? aim_plain(ring, buffers) : note_targets(ring, most);
         std::ranges::copy(buffers.first(count), out.data());
         std::ranges::copy(buffers.first(count), plain_.buffers(posted_));
         idle_.take_of_last(count, most);
@@ -482,8 +484,8 @@ class ReceivePath {
     bool postable(std::byte*& data, std::uint64_t& iova, CopyReason& reason) const {
         const Piece piece = first_data();
         const std::uint32_t needed = limits_.geometry.piece();
-        reason = CopyReason::kDisabled;
-        if (!limits_.zero_copy) return false;
+        reason = why_copied_;
+        if (!posts_guest_) return false;
         reason = CopyReason::kLayout;
         if (piece.length == 0) return false;
         reason = CopyReason::kSmall;
@@ -671,14 +673,14 @@ class ReceivePath {
     // error of the NIC.
     bool simple(const void* frame) const {
         return Buffers::whole(frame) &&
-               (limits_.zero_copy || Buffers::length(frame) <= limits_.geometry.piece());
+               (posts_guest_ || Buffers::length(frame) <= limits_.geometry.piece());
     }
 
     // REQUIRES: all of `done` came in plain slots, and nothing is pending.
     template <DeviceRing Ring>
     void finish_plain(Ring& ring, std::span<void* const> done) {
         const auto count = static_cast<std::uint32_t>(done.size());
-        if (!limits_.zero_copy) {
+        if (!posts_guest_) {
             copy_plain(done);
         } else if (verified_flags_ != 0) {
             correct_flags(done);
@@ -695,10 +697,10 @@ class ReceivePath {
         idle_.put(done);
         returned_ += count;
         complete_ += count;
-        if (limits_.zero_copy) {
+        if (posts_guest_) {
             counters_.zero_copied.add(count);
         } else {
-            counters_.copy(CopyReason::kDisabled, count);
+            counters_.copy(why_copied_, count);
             counters_.moved_bytes.add(bytes);
         }
         counters_.rx_packets.add(count);
@@ -1055,7 +1057,7 @@ class ReceivePath {
     [[gnu::noinline, gnu::cold]] void log_plain(std::span<void* const> done) {
         for (std::size_t i = 0; i < done.size(); ++i) {
             const std::uint32_t length = header_size_ + Buffers::length(done[i]);
-            if (limits_.zero_copy) {
+            if (posts_guest_) {
                 log_.mark(Buffers::data(done[i]) - header_size_, std::max(length, kFront));
             } else {
                 log_.mark(plain_.targets(returned_)[i], length);
@@ -1179,6 +1181,8 @@ class ReceivePath {
     std::uint32_t header_size_ = kHeaderSize;
     std::uint8_t verified_flags_ = 0;  // of the header of a frame whose checksum the NIC verified
     std::uint8_t likely_flags_ = 0;    // of the frame before
+    bool posts_guest_ = false;         // else every frame is copied, because:
+    CopyReason why_copied_ = CopyReason::kDisabled;
     bool mergeable_ = false;
     bool binds_ahead_ = true;  // chains are bound to slots before their frames are there
 
