@@ -12,6 +12,8 @@
 #include <map>
 #include <stdexcept>
 
+#include "open_port.h"
+
 namespace zecorx::bench {
 namespace {
 
@@ -34,11 +36,14 @@ Options eal_options(const RigOptions& options) {
     eal.huge_memory = options.huge_memory;
     // One file for all memory is one region for a guest in this process.
     eal.eal_args = {"--single-file-segments"};
-    for (std::size_t i = 1; i < options.ports; ++i) {
-        eal.eal_args.insert(eal.eal_args.end(), {"-a", bdf_of(i)});
-    }
     eal.eal_args.insert(eal.eal_args.end(), options.eal_args.begin(), options.eal_args.end());
     return eal;
+}
+
+EalDevices eal_devices(std::size_t ports) {
+    EalDevices devices{.physical_iova = true};
+    for (std::size_t i = 0; i < ports; ++i) devices.pci.push_back(bdf_of(i));
+    return devices;
 }
 
 MacAddress mac_of(std::size_t port, std::size_t lane) {
@@ -115,13 +120,13 @@ class PlainQueue {
     ~PlainQueue() {
         if (!running_) return;
         port_.close_pool(queues_);
-        port_.stop_rx(queues_);  // gives the pool its mbufs back
+        port_.stop_rx(queues_, [] {});  // gives the pool its mbufs back
     }
     PlainQueue(const PlainQueue&) = delete;
     PlainQueue& operator=(const PlainQueue&) = delete;
 
     void start(const MacAddress& mac) {
-        port_.start_rx(queues_);
+        port_.start_rx(queues_, [] {});
         running_ = true;
         port_.open_pool(queues_);
         port_.add_mac(queues_, mac);
@@ -304,7 +309,7 @@ SocketDirectory::~SocketDirectory() {
 
 Rig::Rig(const RigOptions& options)
     : machine_(std::make_unique<soft82599::Machine>(nics(options.ports))),
-      eal_(std::make_unique<Eal>(eal_options(options), bdf_of(0), true)) {}
+      eal_(std::make_unique<Eal>(eal_options(options), eal_devices(options.ports))) {}
 
 void LockstepPoller::add(Datapath& datapath) {
     const std::lock_guard lock(mutex_);
@@ -320,7 +325,7 @@ Bed::Bed(Rig& rig, std::size_t port, std::uint32_t mtu, const std::vector<LaneOp
     : nic_(rig.nic(port)) {
     std::vector<VmOptions> vms;
     for (const LaneOptions& lane : lanes) vms.push_back(vm_options(port, vms.size(), lane));
-    port_ = std::make_unique<zecorx::Port>(nic_.bdf(), vms, mtu);
+    port_ = open_port(nic_.bdf(), {.mtu = mtu}, vms);
     for (std::size_t i = 0; i < lanes.size(); ++i) {
         lanes_.push_back(make_lane(rig, lanes[i].backend, vms[i], *port_,
                                    port_->queues_of(static_cast<std::uint16_t>(i))));

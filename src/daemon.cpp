@@ -10,21 +10,46 @@
 #include <cstdio>
 #include <ctime>
 #include <iterator>
-#include <numeric>
+#include <map>
 
 #include "host_checks.h"
+#include "open_port.h"
 
 namespace zecorx {
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(5);
 
-std::unique_ptr<soft82599::Machine> make_soft_nic(const Options& options) {
-    soft82599::PortConfig port = soft82599::parse_port_config(options.nic.soft_args);
-    port.idle_sleep = options.idle_sleep;
+// All software 82599s of the daemon; null: none.
+std::unique_ptr<soft82599::Machine> make_soft_nics(const Options& options) {
     soft82599::Config config;
-    config.ports = {port};
-    return std::make_unique<soft82599::Machine>(config);
+    for (const NicOptions& nic : options.nics) {
+        if (!nic.soft) continue;
+        soft82599::PortConfig port = soft82599::parse_port_config(nic.soft_args);
+        port.idle_sleep = options.idle_sleep;
+        config.ports.push_back(port);
+    }
+    return config.ports.empty() ? nullptr : std::make_unique<soft82599::Machine>(config);
+}
+
+void check_nic(const NicOptions& nic, bool unsafe_allowed) {
+    if (nic.bdf.empty()) return;
+    check_pci_device(nic.bdf);
+    if (!unsafe_allowed) check_iommu(nic.bdf);
+}
+
+EalDevices eal_devices(const Options& options, const std::vector<std::string>& names) {
+    EalDevices devices;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        const NicOptions& nic = options.nics[i];
+        if (!nic.device_args.empty()) {
+            devices.virtual_.push_back(nic.device_args);
+            continue;
+        }
+        devices.pci.push_back(names[i]);
+        devices.physical_iova |= nic.soft || reached_without_iommu(nic.bdf);
+    }
+    return devices;
 }
 
 bool on_terminal() { return ::isatty(STDOUT_FILENO) != 0; }
@@ -46,10 +71,15 @@ void end_on_next_signal() {
     ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
-// Frames no queue had a buffer for: the NIC counts those dropped at a full queue by queue
-// (82599 datasheet, QPRDC), and those its packet buffer could not hold by port (MPC).
-std::uint64_t missed(const rte_eth_stats& stats) {
-    return std::accumulate(std::begin(stats.q_errors), std::end(stats.q_errors), stats.imissed);
+std::map<std::string, std::uint64_t> counters_of(const soft82599::Port& port) {
+    const soft82599::PortCounters counters = port.counters();
+    return {{"dma_faults", counters.dma_faults},
+            {"writes_after_stop", counters.writes_after_stop},
+            {"rx_delivered", counters.rx_delivered},
+            {"rx_dropped_no_descriptor", counters.rx_dropped_no_descriptor},
+            {"rx_dropped_filter", counters.rx_dropped_filter},
+            {"rx_dropped_oversize", counters.rx_dropped_oversize},
+            {"tx_frames", counters.tx_frames}};
 }
 
 }  // namespace
@@ -64,7 +94,7 @@ sigset_t ending_signals() {
 
 Daemon::Daemon(const Options& options) : options_(options) {
     check_permission();
-    if (!options_.nic.soft) check_pci_device(options_.nic.bdf);
+    for (const NicOptions& nic : options_.nics) check_nic(nic, options_.unsafe_no_iommu);
     if (std::ranges::any_of(options_.vms, &VmOptions::default_socket)) {
         runtime_directory_ = std::make_unique<RuntimeDirectory>(zecorx::runtime_directory());
     }
@@ -72,38 +102,49 @@ Daemon::Daemon(const Options& options) : options_(options) {
         if (!vm.client) claim_socket_path(vm.socket_path);
     }
     check_huge_pages(options_.huge_memory);
-    std::string bdf = options_.nic.bdf;
-    if (options_.nic.soft) {
-        soft_nic_ = make_soft_nic(options_);
-        bdf = soft_nic_->port(0).bdf();
-    }
-    eal_ = std::make_unique<Eal>(options_, bdf,
-                                 options_.nic.soft || uses_physical_iova(options_.nic.bdf));
-    port_ = std::make_unique<Port>(bdf, options_.vms, options_.nic.mtu);
+    soft_nics_ = make_soft_nics(options_);
+    const std::vector<std::string> names = device_names();
+    eal_ = std::make_unique<Eal>(options_, eal_devices(options_, names));
     for (std::size_t i = 0; i < options_.worker_cpus.size(); ++i) {
         workers_.push_back(std::make_unique<Worker>(Eal::worker_lcore(i), options_.idle_sleep));
     }
-    make_vms();
-    port_->start();
+    for (std::size_t i = 0; i < names.size(); ++i) make_port(i, names[i]);
     make_sockets();
 }
 
-// VMs go round robin over the workers.
-void Daemon::make_vms() {
-    for (std::size_t i = 0; i < options_.vms.size(); ++i) {
-        vms_.push_back(std::make_unique<Vm>(options_.vms[i], *port_,
-                                            port_->queues_of(static_cast<std::uint16_t>(i)),
-                                            *workers_[i % workers_.size()]));
+// As EAL knows them; a software 82599 has got its PCI address by now.
+std::vector<std::string> Daemon::device_names() const {
+    std::vector<std::string> names;
+    std::size_t soft = 0;
+    for (const NicOptions& nic : options_.nics) {
+        names.push_back(nic.soft ? soft_nics_->port(soft++).bdf() : nic.name);
     }
+    return names;
+}
+
+void Daemon::make_port(std::size_t index, const std::string& device) {
+    const NicOptions& nic = options_.nics[index];
+    std::vector<VmOptions> vms;
+    std::ranges::copy_if(options_.vms, std::back_inserter(vms),
+                         [&](const VmOptions& vm) { return vm.port == nic.name; });
+    if (vms.empty()) spdlog::warn("port {}: no --vdev has port={}", device, nic.name);
+    Port& port = *ports_.emplace_back(open_port(device, nic, vms));
+    for (std::size_t i = 0; i < vms.size(); ++i) {
+        // VMs go round robin over the workers.
+        Worker& worker = *workers_[vms_.size() % workers_.size()];
+        vms_.push_back(std::make_unique<Vm>(vms[i], port,
+                                            port.queues_of(static_cast<std::uint16_t>(i)), worker));
+    }
+    port.start();
 }
 
 void Daemon::make_sockets() {
     ::umask(S_IRWXO);  // sockets are the owner's and the group's
     server_ = std::make_unique<vhost_user::Server>(mutex_);
-    for (std::size_t i = 0; i < options_.vms.size(); ++i) {
-        const VmOptions& vm = options_.vms[i];
+    for (const auto& served : vms_) {
+        const VmOptions& vm = served->options();
         sockets_.push_back(
-            std::make_unique<vhost_user::Socket>(*server_, vm.socket_path, vm.client, *vms_[i]));
+            std::make_unique<vhost_user::Socket>(*server_, vm.socket_path, vm.client, *served));
         spdlog::info("{}: {} {}", vm.name, vm.client ? "connecting to" : "listening on",
                      vm.socket_path);
     }
@@ -155,18 +196,12 @@ Snapshot Daemon::take_snapshot() {
     snapshot.uptime =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
     for (const auto& vm : vms_) snapshot.vms.push_back(snapshot_of(vm->status()));
-    const rte_eth_stats stats = port_->stats();
-    snapshot.port = {port_->name(),  port_->link_up(), stats.ipackets,
-                     stats.opackets, missed(stats),    stats.ierrors};
-    if (soft_nic_) {
-        const soft82599::PortCounters counters = soft_nic_->port(0).counters();
-        snapshot.soft82599 = {{"dma_faults", counters.dma_faults},
-                              {"writes_after_stop", counters.writes_after_stop},
-                              {"rx_delivered", counters.rx_delivered},
-                              {"rx_dropped_no_descriptor", counters.rx_dropped_no_descriptor},
-                              {"rx_dropped_filter", counters.rx_dropped_filter},
-                              {"rx_dropped_oversize", counters.rx_dropped_oversize},
-                              {"tx_frames", counters.tx_frames}};
+    std::size_t soft = 0;
+    for (std::size_t i = 0; i < ports_.size(); ++i) {
+        snapshot.ports.push_back(snapshot_of(*ports_[i]));
+        if (options_.nics[i].soft) {
+            snapshot.ports.back().soft82599 = counters_of(soft_nics_->port(soft++));
+        }
     }
     return snapshot;
 }

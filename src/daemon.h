@@ -5,6 +5,7 @@
 #include <csignal>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "eal.h"
@@ -32,7 +33,8 @@ class Daemon {
     void run();
 
   private:
-    void make_vms();
+    std::vector<std::string> device_names() const;
+    void make_port(std::size_t index, const std::string& device);
     void make_sockets();
     void stop_vms();
     void tick();
@@ -45,11 +47,11 @@ class Daemon {
 
     vhost_user::ControlMutex mutex_;
     std::unique_ptr<RuntimeDirectory> runtime_directory_;  // only with default sockets
-    std::unique_ptr<soft82599::Machine> soft_nic_;         // only with --pci soft
+    std::unique_ptr<soft82599::Machine> soft_nics_;        // only with --pci soft
     std::unique_ptr<Eal> eal_;
-    std::unique_ptr<Port> port_;
+    std::vector<std::unique_ptr<Port>> ports_;  // as options_.nics
     std::vector<std::unique_ptr<Worker>> workers_;
-    std::vector<std::unique_ptr<Vm>> vms_;
+    std::vector<std::unique_ptr<Vm>> vms_;  // by port
     std::unique_ptr<vhost_user::Server> server_;
     std::vector<std::unique_ptr<vhost_user::Socket>> sockets_;
 };

@@ -21,8 +21,8 @@ constexpr std::uint32_t kPendingCap = 256;
 constexpr std::uint32_t kPmdStage = 64;
 
 // A burst more than the cap may be pending before the cap is looked at, and one in the PMD's hands.
-std::uint32_t rx_mbufs(const QueueGeometry& geometry) {
-    return Port::kRxDescriptors + kPmdStage + kPendingCap +
+std::uint32_t rx_mbufs(const Port& port, const QueueGeometry& geometry) {
+    return port.rx_descriptors() + kPmdStage + kPendingCap +
            Datapath::kBurst * (geometry.descriptors() + 1);
 }
 
@@ -31,7 +31,7 @@ std::uint32_t rx_mbufs(const QueueGeometry& geometry) {
 Datapath::Datapath(const std::string& name, Port& port, const VmQueues& queues,
                    const Settings& settings)
     : queues_(queues),
-      mbufs_(rx_mbufs(settings.geometry)),
+      mbufs_(rx_mbufs(port, settings.geometry)),
       receive_(mbufs_,
                {.geometry = settings.geometry,
                 .pending_cap = kPendingCap,
@@ -90,8 +90,9 @@ bool Datapath::poll() noexcept {
 }
 
 bool Datapath::has_news() const noexcept {
-    return receive_watch_.has_news() || transmit_watch_.has_news() ||
-           rte_eth_rx_descriptor_status(queues_.port, queues_.queue, 0) == RTE_ETH_RX_DESC_DONE;
+    if (receive_watch_.has_news() || transmit_watch_.has_news()) return true;
+    const int status = rte_eth_rx_descriptor_status(queues_.port, queues_.queue, 0);
+    return status == RTE_ETH_RX_DESC_DONE || status < 0;  // a driver without descriptors cannot say
 }
 
 bool Datapath::poll_all() noexcept {

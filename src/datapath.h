@@ -77,6 +77,9 @@ class Datapath {
     // REQUIRES: the RX queue is stopped.
     Bases detach() noexcept;
 
+    // Drops what arrived while no session was served. REQUIRES: the RX queue is stopped, detached.
+    void forget() noexcept { receive_.detach(); }
+
     // One round over both rings and the NIC's queue. False: there was nothing to do. While that
     // goes on, a round is no more than a look at what would end it.
     bool poll() noexcept;

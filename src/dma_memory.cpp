@@ -115,7 +115,7 @@ void DmaMemory::keep_only(const vhost_user::GuestRegions& regions) {
 }
 
 void DmaMemory::map(Entry& entry) const {
-    if (entry.dma) return;
+    if (entry.dma || device_ == nullptr) return;
     const vhost_user::SharedMapping& mapping = entry.region->mapping();
     entry.dma = std::make_unique<DmaRegion>(mapping.pages(), mapping.page_size(), device_);
 }

@@ -50,6 +50,7 @@ class DmaRegion {
 // The memory table of one vhost session, all of it in the NIC's reach or nothing.
 class DmaMemory {
   public:
+    // Null: whoever writes to the memory does so as this process.
     explicit DmaMemory(rte_device* device) : device_(device) {}
 
     // Takes every other region out of the NIC's reach. guest() is empty until the next update().
@@ -67,7 +68,7 @@ class DmaMemory {
     struct Entry {
         // Unmapped after the NIC has lost it: members go in reverse order.
         std::shared_ptr<const vhost_user::GuestRegion> region;
-        std::unique_ptr<DmaRegion> dma;  // null: not reachable
+        std::unique_ptr<DmaRegion> dma;  // null: not mapped
     };
 
     void map(Entry& entry) const;

@@ -22,8 +22,7 @@ std::string lcore_map(const std::vector<unsigned>& worker_cpus) {
 
 }  // namespace
 
-std::vector<std::string> eal_arguments(const Options& options, const std::string& bdf,
-                                       bool physical_iova) {
+std::vector<std::string> eal_arguments(const Options& options, const EalDevices& devices) {
     std::vector<std::string> arguments{
         "zecorx-vhost",
         "--lcores",
@@ -32,18 +31,21 @@ std::vector<std::string> eal_arguments(const Options& options, const std::string
         "0",
         "-m",
         fmt::format("{}", options.huge_memory),
-        "--in-memory",     // no files in hugetlbfs or /var/run that a killed daemon would leave
-        "--no-telemetry",  // likewise its socket directory
-        "-a",
-        bdf};
-    if (physical_iova) arguments.emplace_back("--iova-mode=pa");
+        "--in-memory",      // no files in hugetlbfs or /var/run that a killed daemon would leave
+        "--no-telemetry"};  // likewise its socket directory
+    for (const std::string& bdf : devices.pci) arguments.insert(arguments.end(), {"-a", bdf});
+    if (devices.pci.empty()) arguments.emplace_back("--no-pci");
+    for (const std::string& device : devices.virtual_) {
+        arguments.insert(arguments.end(), {"--vdev", device});
+    }
+    arguments.emplace_back(devices.physical_iova ? "--iova-mode=pa" : "--iova-mode=va");
     arguments.insert(arguments.end(), options.eal_args.begin(), options.eal_args.end());
     return arguments;
 }
 
-Eal::Eal(const Options& options, const std::string& bdf, bool physical_iova) {
+Eal::Eal(const Options& options, const EalDevices& devices) {
     forward_dpdk_log();
-    std::vector<std::string> arguments = eal_arguments(options, bdf, physical_iova);
+    std::vector<std::string> arguments = eal_arguments(options, devices);
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     if (rte_eal_init(static_cast<int>(argv.size()), argv.data()) < 0) {

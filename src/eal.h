@@ -8,12 +8,17 @@
 
 namespace zecorx {
 
+struct EalDevices {
+    std::vector<std::string> pci{};       // addresses; no other PCI device is probed
+    std::vector<std::string> virtual_{};  // devices without PCI, with their arguments
+    bool physical_iova = false;           // for a NIC that no IOMMU translates for
+};
+
 class Eal {
   public:
     // EAL lcore 0 is the control side and floats over all CPUs; worker i is lcore i + 1, pinned to
-    // options.worker_cpus[i]. `bdf` is the only PCI device probed; `physical_iova` for a NIC that
-    // no IOMMU translates for. Throws std::runtime_error with the remedy.
-    Eal(const Options& options, const std::string& bdf, bool physical_iova);
+    // options.worker_cpus[i]. Throws std::runtime_error with the remedy.
+    Eal(const Options& options, const EalDevices& devices);
     ~Eal();
     Eal(const Eal&) = delete;
     Eal& operator=(const Eal&) = delete;
@@ -22,7 +27,6 @@ class Eal {
 };
 
 // The argument vector given to rte_eal_init.
-std::vector<std::string> eal_arguments(const Options& options, const std::string& bdf,
-                                       bool physical_iova);
+std::vector<std::string> eal_arguments(const Options& options, const EalDevices& devices);
 
 }  // namespace zecorx

@@ -48,6 +48,17 @@ std::string driver_of(const std::string& bdf) {
     return error ? "" : link.filename().string();
 }
 
+// VFIO's no-IOMMU mode makes groups of its own for devices that the kernel has in none.
+bool without_iommu(const std::string& bdf) {
+    std::error_code error;
+    const fs::path group = fs::read_symlink(fs::path(pci_device_path(bdf)) / "iommu_group", error);
+    if (error) return true;
+    std::ifstream file(fs::path(pci_device_path(bdf)) / "iommu_group/name");
+    std::string name;
+    file >> name;
+    return name == "vfio-noiommu";
+}
+
 }  // namespace
 
 void check_permission() {
@@ -87,8 +98,30 @@ std::string pci_device_path(const std::string& bdf) {
     return fmt::format("{}/{}", directory != nullptr ? directory : "/sys/bus/pci/devices", bdf);
 }
 
-bool uses_physical_iova(const std::string& bdf) {
+PciId pci_id(const std::string& bdf) {
+    const auto read = [&](const char* file) {
+        std::ifstream text(fs::path(pci_device_path(bdf)) / file);
+        unsigned id = 0;
+        text >> std::hex >> id;
+        return static_cast<std::uint16_t>(id);
+    };
+    return {read("vendor"), read("device")};
+}
+
+void check_iommu(const std::string& bdf) {
+    if (!reached_without_iommu(bdf)) return;
+    throw std::runtime_error(fmt::format(
+        "PCI device {} is bound to {} without an IOMMU, so nothing keeps the NIC from writing "
+        "anywhere in the host's memory; "
+        "enable the IOMMU (VT-d in the BIOS, intel_iommu=on for the kernel) and bind the device to "
+        "vfio-pci, or accept that with --unsafe-no-iommu",
+        bdf, driver_of(bdf)));
+}
+
+bool uses_uio(const std::string& bdf) {
     return std::ranges::count(kUioDrivers, driver_of(bdf)) != 0;
 }
+
+bool reached_without_iommu(const std::string& bdf) { return uses_uio(bdf) || without_iommu(bdf); }
 
 }  // namespace zecorx

@@ -93,7 +93,7 @@ std::span<std::byte> map_uio_bar(const std::string& bdf, const MacAddress& mac) 
 }  // namespace
 
 NicRegisters::NicRegisters(const std::string& bdf, const MacAddress& mac) {
-    if (uses_physical_iova(bdf)) {
+    if (uses_uio(bdf)) {
         mapped_ = map_uio_bar(bdf, mac);
         bar_ = mapped_.data();
     } else {

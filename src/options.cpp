@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -18,6 +17,9 @@
 #include <span>
 #include <sstream>
 
+#include "nic_options.h"
+#include "option_values.h"
+
 namespace zecorx {
 namespace {
 
@@ -25,19 +27,12 @@ namespace po = boost::program_options;
 
 constexpr unsigned kMostHugeMemory = 1U << 20;  // MiB
 constexpr unsigned kLongestInterval = 86400;    // seconds, a day
-constexpr std::size_t kMaxName = 16;  // mempools carry it in their names, which DPDK limits
-constexpr unsigned kLeastMtu = 68;    // RFC 791 3.2
-constexpr unsigned kMostMtu = 9216;
+constexpr std::size_t kMaxName = 16;       // mempools carry it in their names, which DPDK limits
 constexpr std::uint16_t kFirstVlan = 1;    // 0 marks a priority tag, IEEE 802.1Q 9.6
 constexpr std::uint16_t kLastVlan = 4094;  // 4095 is reserved
 constexpr std::size_t kPortVlans = 64;     // PFVLVF, 82599 datasheet 8.2.3.27.12
 constexpr std::size_t kPortMacs = 127;     // RAL/RAH 8.2.3.7.7 less the host's own
 constexpr unsigned kMostRxbuf = 16384;     // SRRCTL.BSIZEPACKET, 8.2.3.8.7
-
-template <class... Args>
-[[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
-    throw OptionError(fmt::format(format, std::forward<Args>(args)...));
-}
 
 po::options_description general_options() {
     po::options_description general("zecorx-vhost [options] [-- EAL arguments]");
@@ -64,14 +59,26 @@ po::options_description shared_options() {
          "promisc=0|1  also unicast frames to addresses of no other VM [0]\n"
          "allmulti=0|1 multicast frames; broadcast comes in any case [1]\n"
          "rxbuf=BYTES|auto  the NIC's receive buffer, a multiple of 1024 up to 16384 [auto]\n"
-         "zerocopy=0|1 0: copy every frame, for comparison [1]")  //
-        ("pci", po::value<std::string>()->value_name("BDF|soft[,KEY=VALUE...]"),
-         "the 82599 at this PCI address, or the embedded software 82599 [soft]. Keys:\n"
+         "zerocopy=0|1 0: copy every frame, for comparison [1]\n"
+         "port=NAME    the port it is on: soft, soft2 for the second of these, a PCI address, or "
+         "the name of a --port [the only one]")  //
+        ("pci", po::value<std::vector<std::string>>()->value_name("BDF|soft[,KEY=VALUE...]"),
+         "the NIC at this PCI address, or the embedded software 82599 [soft], repeatable. Keys:\n"
          "mtu=BYTES           68 to 9216 [1500]\n"
          "and of soft, last:\n"
          "wire=tap:NAME       a TAP interface\n"
          "wire=pcap:IN[,OUT]  capture files\n"
          "wire=gen:...        a traffic generator")  //
+        ("port", po::value<std::vector<std::string>>()->value_name("NAME[,KEY=VALUE...]"),
+         "a port of one VM on a DPDK device without PCI, repeatable, as in net_tap0,iface=tap0 or "
+         "net_af_packet0,iface=eth1. Keys beside the driver's:\n"
+         "mtu=BYTES      68 to 9216 [1500]\n"
+         "longest=BYTES  no frame is longer: guest buffers of so many bytes are written to "
+         "directly [what the driver's own buffers hold]")  //
+        ("unsafe-no-iommu", po::bool_switch(),
+         "accept a NIC that no IOMMU confines (UIO, VFIO's no-IOMMU mode): it, and who controls "
+         "it, "
+         "can write anywhere in the host's memory")  //
         ("lcores", po::value<std::string>()->value_name("CPUS"),
          "CPUs of the workers, one worker each, as in 1,3-5 [the last CPU]")  //
         ("huge-mem", po::value<std::string>()->value_name("MIB"),
@@ -140,13 +147,6 @@ void read_config(po::variables_map& values) {
         fail("configuration file {}: {}", path, error.what());
     }
     if (!vdevs.empty()) values.at("vdev").value() = vdevs;
-}
-
-std::optional<unsigned> to_number(std::string_view text) {
-    unsigned number = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-    return number;
 }
 
 bool parse_flag(const VmOptions& vm, std::string_view key, std::string_view value) {
@@ -225,12 +225,14 @@ void set_key(VmOptions& vm, std::string_view key, std::string_view value) {
         vm.allmulti = parse_flag(vm, key, value);
     } else if (key == "zerocopy") {
         vm.zerocopy = parse_flag(vm, key, value);
+    } else if (key == "port") {
+        vm.port = value;
     } else if (key == "rxbuf") {
         vm.rxbuf = parse_rxbuf(vm, value);
     } else {
         fail(
             "--vdev {}: unknown key '{}'; the keys are iface, client, mac, learn, vlan, trunk, "
-            "promisc, allmulti, rxbuf and zerocopy",
+            "promisc, allmulti, rxbuf, zerocopy and port",
             vm.name, key);
     }
 }
@@ -298,74 +300,24 @@ void check_distinct(const std::vector<VmOptions>& vms) {
     }
 }
 
-// One port has to filter for all VMs.
-void check_filters(const std::vector<VmOptions>& vms) {
+// One port has to filter for all its VMs.
+void check_filters(const std::vector<VmOptions>& vms, const NicOptions& nic) {
     std::set<std::uint16_t> vlans;
     std::size_t macs = 0;
     for (const VmOptions& vm : vms) {
+        if (vm.port != nic.name) continue;
         if (vm.vlan) vlans.insert(*vm.vlan);
         vlans.insert(vm.trunk.begin(), vm.trunk.end());
         macs += std::max<std::size_t>(vm.macs.size(), 1);
     }
     if (vlans.size() > kPortVlans) {
-        fail("the --vdev name {} VLANs, but a port filters {}; use fewer", vlans.size(),
-             kPortVlans);
+        fail("the --vdev of port {} name {} VLANs, but a port filters {}; use fewer", nic.name,
+             vlans.size(), kPortVlans);
     }
     if (macs > kPortMacs) {
-        fail("the --vdev need {} MAC addresses, but a port filters {}; use fewer", macs, kPortMacs);
+        fail("the --vdev of port {} need {} MAC addresses, but a port filters {}; use fewer",
+             nic.name, macs, kPortMacs);
     }
-}
-
-bool is_bdf(std::string_view text) {
-    constexpr std::string_view kForm = "xxxx:xx:xx.x";
-    return text.size() == kForm.size() && std::ranges::equal(text, kForm, [](char c, char form) {
-               return form == 'x' ? std::isxdigit(static_cast<unsigned char>(c)) != 0 : c == form;
-           });
-}
-
-std::uint32_t parse_mtu(std::string_view value, const std::string& all) {
-    const auto mtu = to_number(value);
-    if (!mtu || *mtu < kLeastMtu || *mtu > kMostMtu) {
-        fail("--pci {}: mtu={} must be {} to {}", all, value, kLeastMtu, kMostMtu);
-    }
-    return *mtu;
-}
-
-// Takes mtu= out of the keys behind the port's name. wire= comes last and may contain commas.
-NicOptions parse_pci_keys(std::string_view keys, const std::string& all) {
-    constexpr std::string_view kMtu = "mtu=";
-    NicOptions nic;
-    while (!keys.empty() && !keys.starts_with("wire=")) {
-        const auto comma = keys.find(',');
-        const std::string_view key = keys.substr(0, comma);
-        if (key.starts_with(kMtu)) {
-            nic.mtu = parse_mtu(key.substr(kMtu.size()), all);
-        } else {
-            nic.soft_args.append(key).append(",");
-        }
-        keys = comma == keys.npos ? "" : keys.substr(comma + 1);
-    }
-    nic.soft_args.append(keys);
-    if (nic.soft_args.ends_with(',')) nic.soft_args.pop_back();
-    return nic;
-}
-
-NicOptions parse_pci(const std::string& text) {
-    const auto comma = text.find(',');
-    const std::string name = text.substr(0, comma);
-    if (name != "soft" && !is_bdf(name)) {
-        fail("--pci {}: expected a PCI address like 0000:03:00.0, or soft for the software 82599",
-             text);
-    }
-    NicOptions nic = parse_pci_keys(comma == text.npos ? "" : text.substr(comma + 1), text);
-    nic.soft = name == "soft";
-    if (nic.soft) return nic;
-    if (!nic.soft_args.empty()) {
-        fail("--pci {}: '{}' is no key of a PCI address; the one there is is mtu", text,
-             nic.soft_args);
-    }
-    nic.bdf = name;
-    return nic;
 }
 
 std::vector<unsigned> allowed_cpus() {
@@ -445,8 +397,14 @@ void fill(Options& options, const po::variables_map& values) {
     }
     if (options.vms.empty()) fail("no VM given; add --vdev net_vhost0, or see --help");
     check_distinct(options.vms);
-    check_filters(options.vms);
-    if (values.count("pci")) options.nic = parse_pci(text("pci"));
+    const auto all = [&](const char* name) {
+        return values.count(name) ? values[name].as<std::vector<std::string>>()
+                                  : std::vector<std::string>{};
+    };
+    options.nics = parse_nics(all("pci"), all("port"));
+    assign_ports(options.vms, options.nics);
+    for (const NicOptions& nic : options.nics) check_filters(options.vms, nic);
+    options.unsafe_no_iommu = values["unsafe-no-iommu"].as<bool>();
     options.worker_cpus = values.count("lcores") ? parse_lcores(text("lcores"))
                                                  : std::vector<unsigned>{allowed_cpus().back()};
     if (values.count("huge-mem")) {

@@ -36,21 +36,28 @@ struct VmOptions {
     bool zerocopy = true;                  // false: every frame is copied
     bool allmulti = true;                  // multicast frames; broadcast comes in any case
     std::optional<std::uint32_t> rxbuf{};  // bytes of a NIC receive buffer; none: chosen
+    std::string port{};                    // NicOptions::name; never empty once parsed
 };
 
-// --pci BDF[,mtu=N], or --pci soft[,mtu=N][,wire=...].
+// --pci BDF[,mtu=N], --pci soft[,mtu=N][,wire=...], or --port DEVARGS[,mtu=N][,longest=N].
 struct NicOptions {
+    std::string name = "soft";  // as port= has it: soft, soft2 ..., a PCI address, a device's name
     bool soft = true;
-    std::string bdf{};        // of a real NIC
-    std::string soft_args{};  // what follows "soft," less mtu=
+    std::string bdf{};          // of a PCI device
+    std::string soft_args{};    // what follows "soft," less mtu=
+    std::string device_args{};  // of a device without PCI, as DPDK's --vdev takes them
     std::uint32_t mtu = kDefaultMtu;
+    // What a driver without DMA writes at most for a frame, as the operator knows; 0: it may fill
+    // its buffers.
+    std::uint32_t longest_frame = 0;
 };
 
 enum class StatsFormat { kText, kJson };
 
 struct Options {
     std::vector<VmOptions> vms;
-    NicOptions nic;
+    std::vector<NicOptions> nics;       // never empty once parsed
+    bool unsafe_no_iommu = false;       // NICs that nothing confines are accepted
     std::vector<unsigned> worker_cpus;  // one worker each, never empty
     unsigned huge_memory = 256;         // MiB for EAL
     std::chrono::microseconds idle_sleep{100};

@@ -1,4 +1,5 @@
-// One NIC port in VMDq mode: a VMDq pool and an RX/TX queue pair for each VM, pool 0 for the host.
+// One NIC port and what VMs own of it. What a port can do decides how it serves them: see
+// open_port.h.
 //
 // Thread rule: control side only, under the control mutex; the workers use port_id() and the queue
 // numbers with rte_eth_rx_burst and rte_eth_tx_burst.
@@ -6,13 +7,15 @@
 
 #include <rte_ethdev.h>
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "nic_registers.h"
 #include "options.h"
 #include "rx_pool.h"
 #include "zecorx/geometry.h"
@@ -23,46 +26,73 @@ namespace zecorx {
 // What a VM owns of the port.
 struct VmQueues {
     std::uint16_t port = 0;
-    std::uint16_t pool = 0;   // VMDq pool
+    std::uint16_t pool = 0;   // VMDq pool; 0 of a port without
     std::uint16_t queue = 0;  // RX and TX queue number
+};
+
+// A VM with a queue on a port that is stopped as a whole to change any of its queues.
+class PortTenant {
+  public:
+    virtual ~PortTenant() = default;
+    // From the return on nobody polls the queue; what had arrived is completed.
+    virtual void pause() noexcept = 0;
+    // The NIC has given every buffer back and takes new ones after this.
+    virtual void rewind() noexcept = 0;
+    // The queue receives again and may be polled.
+    virtual void resume() noexcept = 0;
+};
+
+// A device that a DPDK driver has taken, and what the driver says of it.
+struct EthDevice {
+    std::string name;  // EAL's
+    std::uint16_t id = 0;
+    rte_eth_dev_info info{};
+
+    // Throws std::runtime_error with the remedy: no driver took it.
+    explicit EthDevice(const std::string& name);
+
+    // Whether it reads and writes memory by DMA. Else its driver copies by the processor.
+    bool has_dma() const;
+    bool has_vmdq() const { return info.max_vmdq_pools > 1 && info.vmdq_queue_num > 1; }
 };
 
 class Port {
   public:
+    // Of a NIC with descriptor rings.
     static constexpr std::uint16_t kRxDescriptors = 512;
     static constexpr std::uint16_t kTxDescriptors = 256;
 
-    // Finds the port EAL probed at `bdf` and configures it for `vms`, with frames of `mtu` bytes
-    // behind their Ethernet header. Throws std::runtime_error with the remedy: not found, no VMDq,
-    // too many VMs.
-    Port(const std::string& bdf, std::vector<VmOptions> vms, std::uint32_t mtu = kDefaultMtu);
-    ~Port();
+    virtual ~Port();
     Port(const Port&) = delete;
     Port& operator=(const Port&) = delete;
 
-    // The pool and queue pair of VM `index`, counted from 0.
-    VmQueues queues_of(std::uint16_t index) const;
+    // The queues of VM `index` of this port, counted from 0.
+    virtual VmQueues queues_of(std::uint16_t index) const = 0;
+    // How frames for a VM are cut into buffers.
+    virtual QueueGeometry geometry_for(const VmOptions& vm) const;
 
     // Sets up a VM's queue pair; its RX queue stays stopped until start_rx(), and takes mbufs of
     // `rx_pool` only while it runs. REQUIRES: start() has not been called.
-    void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool);
+    virtual void set_up_vm(const VmQueues& queues, rte_mempool& rx_pool) = 0;
+    // `tenant` has these queues, as long as the port lives.
+    virtual void admit(const VmQueues&, PortTenant&) {}
     // Keeps the pool of what a VM sends: the NIC's TX queue holds mbufs of it until the port is
     // closed.
     rte_mempool& keep(Mempool pool) { return *pools_.emplace_back(std::move(pool)); }
 
-    // Sets up the queues nobody owns and starts the port. No frame goes to any VMDq pool yet.
-    void start();
+    // Sets up the queues nobody owns and gets the port ready. No frame goes to any VM yet.
+    virtual void start() = 0;
 
-    // Posts a full ring of the queue's mempool and lets the NIC use it. Throws std::runtime_error
-    // with the queue stopped.
-    void start_rx(const VmQueues& queues);
-    // Returns after the NIC has stopped using the queue; the PMD gives its mbufs back to the pool.
-    void stop_rx(const VmQueues& queues);
+    // Calls `attach` while the NIC has none of the queue's buffers; then it takes them. Throws
+    // std::runtime_error with the queue stopped, after `attach`.
+    virtual void start_rx(const VmQueues& queues, const std::function<void()>& attach) = 0;
+    // Calls `detach` when the NIC has stopped using the queue and every buffer is back in its pool.
+    virtual void stop_rx(const VmQueues& queues, const std::function<void()>& detach) = 0;
 
     // From here on the VM gets what its settings say of the frames that are not to one station:
     // broadcast, multicast, addresses of nobody.
-    void open_pool(const VmQueues& queues);
-    void close_pool(const VmQueues& queues) noexcept;
+    virtual void open_pool(const VmQueues&) {}
+    virtual void close_pool(const VmQueues&) noexcept {}
 
     // Throws std::runtime_error also for an address that steers to another pool already: a VM
     // must not take its neighbour's frames, nor the host's.
@@ -73,36 +103,51 @@ class Port {
 
     rte_eth_stats stats() const;
     bool link_up() const;
-    const std::string& name() const { return bdf_; }
+    const std::string& name() const { return device_.name; }
+    std::uint32_t mtu() const { return geometry_.mtu; }
     const PortGeometry& geometry() const { return geometry_; }
     int socket() const { return socket_; }
-    rte_device* device() const { return info_.device; }
+    // The device that guest memory is mapped for; null: its driver needs no mapping.
+    rte_device* dma_device() const { return device_.has_dma() ? device_.info.device : nullptr; }
+    // Descriptors of an RX queue; also how many buffers the driver may hold.
+    virtual std::uint16_t rx_descriptors() const { return kRxDescriptors; }
+    virtual std::uint16_t tx_descriptors() const { return kTxDescriptors; }
 
-  private:
-    void check_capabilities() const;
-    void configure();
-    void steer_vlans();
-    const VmOptions* owner_of(std::uint16_t queue) const;  // null: the host or nobody
-    void set_up_queue(std::uint16_t queue, std::uint16_t rx_descriptors,
-                      std::uint16_t tx_descriptors, rte_mempool& pool);
-    // RXDCTL.ENABLE of an RX queue as the NIC reports it.
-    bool rx_enabled(std::uint16_t queue) const;
-    // Waits until that is so. False: it does not become so.
-    bool reaches(std::uint16_t queue, bool enabled) const;
+    // What the port does of the checksums and the segmentation that a guest may ask for.
+    struct TransmitAbilities {
+        bool checksums = false;
+        bool segmentation = false;  // TCP's
+    };
+    TransmitAbilities transmit_abilities() const;
 
-    std::string bdf_;
-    std::vector<VmOptions> vms_;
+    // How often the port was stopped to change a queue of one VM while others had theirs, and for
+    // how long the last time.
+    struct Outages {
+        std::uint64_t count = 0;
+        std::chrono::microseconds last{};
+    };
+    const Outages& outages() const { return outages_; }
+
+    // What it cannot do, in words for the operator; empty: nothing that an 82599 can.
+    virtual std::vector<std::string> limits() const { return {}; }
+
+  protected:
+    Port(EthDevice device, std::vector<VmOptions> vms, const PortGeometry& geometry);
+
+    std::uint64_t transmit_offloads() const;
+    virtual void steer(const VmQueues& queues, rte_ether_addr& mac);
+    virtual void unsteer(rte_ether_addr& mac);
+    // Throws what the operator needs to know about a failed ethdev call.
+    void check(int result, const std::string& attempted) const;
+
+    EthDevice device_;
+    const std::vector<VmOptions> vms_;
     PortGeometry geometry_;
-    std::uint16_t id_ = 0;
     int socket_ = 0;
-    rte_eth_dev_info info_{};
-    std::uint16_t queue_count_ = 0;
-    std::uint16_t queues_per_pool_ = 1;
+    Outages outages_;
     std::vector<Mempool> pools_;                                  // freed after the port is closed
-    std::vector<bool> owned_;                                     // by queue
     std::vector<MacAddress> steered_;                             // the host's own first
     std::vector<std::pair<MacAddress, std::uint16_t>> reserved_;  // and for which VMDq pool
-    std::unique_ptr<NicRegisters> registers_;                     // from start() on
 };
 
 }  // namespace zecorx

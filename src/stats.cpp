@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -60,17 +62,38 @@ std::string vm_text(const Snapshot::Vm& vm, const Snapshot::Vm* before, double s
         with_reasons(vm.copied_by_reason), with_reasons(vm.dropped), vm.kicks, vm.calls);
 }
 
-std::string port_text(const Snapshot& snapshot) {
-    const Snapshot::Port& port = snapshot.port;
+std::string port_text(const Snapshot::Port& port) {
     std::string text =
         fmt::format("port {:<11} link {}  rx {} pkt, missed {}, errors {}  tx {} pkt", port.name,
                     port.link_up ? "up" : "down", port.rx_packets, port.rx_missed, port.rx_errors,
                     port.tx_packets);
-    if (const auto faults = snapshot.soft82599.find("dma_faults");
-        faults != snapshot.soft82599.end()) {
+    if (port.outages > 0) {
+        text += fmt::format("  stopped {} times, the last for {:.1f} ms", port.outages,
+                            port.last_outage * 1e3);
+    }
+    if (const auto faults = port.soft82599.find("dma_faults"); faults != port.soft82599.end()) {
         text += fmt::format("  DMA faults {}", faults->second);
     }
     return text + "\n";
+}
+
+// Frames no queue had a buffer for: the NIC counts those dropped at a full queue by queue
+// (82599 datasheet, QPRDC), and those its packet buffer could not hold by port (MPC).
+std::uint64_t missed(const rte_eth_stats& stats) {
+    return std::accumulate(std::begin(stats.q_errors), std::end(stats.q_errors), stats.imissed);
+}
+
+nlohmann::json port_json(const Snapshot::Port& port) {
+    nlohmann::json json{{"name", port.name},
+                        {"link_up", port.link_up},
+                        {"rx_packets", port.rx_packets},
+                        {"tx_packets", port.tx_packets},
+                        {"rx_missed", port.rx_missed},
+                        {"rx_errors", port.rx_errors},
+                        {"outages", port.outages},
+                        {"last_outage", port.last_outage}};
+    if (!port.soft82599.empty()) json["soft82599"] = port.soft82599;
+    return json;
 }
 
 nlohmann::json vm_json(const Snapshot::Vm& vm) {
@@ -121,18 +144,26 @@ Snapshot::Vm snapshot_of(const Vm::Status& status) {
     return vm;
 }
 
+Snapshot::Port snapshot_of(const Port& port) {
+    const rte_eth_stats stats = port.stats();
+    Snapshot::Port snapshot;
+    snapshot.name = port.name();
+    snapshot.link_up = port.link_up();
+    snapshot.rx_packets = stats.ipackets;
+    snapshot.tx_packets = stats.opackets;
+    snapshot.rx_missed = missed(stats);
+    snapshot.rx_errors = stats.ierrors;
+    snapshot.outages = port.outages().count;
+    snapshot.last_outage = std::chrono::duration<double>(port.outages().last).count();
+    return snapshot;
+}
+
 std::string to_json(const Snapshot& snapshot) {
     nlohmann::json json{{"uptime", snapshot.uptime},
                         {"vms", nlohmann::json::array()},
-                        {"port",
-                         {{"name", snapshot.port.name},
-                          {"link_up", snapshot.port.link_up},
-                          {"rx_packets", snapshot.port.rx_packets},
-                          {"tx_packets", snapshot.port.tx_packets},
-                          {"rx_missed", snapshot.port.rx_missed},
-                          {"rx_errors", snapshot.port.rx_errors}}}};
+                        {"ports", nlohmann::json::array()}};
     for (const Snapshot::Vm& vm : snapshot.vms) json["vms"].push_back(vm_json(vm));
-    if (!snapshot.soft82599.empty()) json["soft82599"] = snapshot.soft82599;
+    for (const Snapshot::Port& port : snapshot.ports) json["ports"].push_back(port_json(port));
     return json.dump();
 }
 
@@ -140,7 +171,8 @@ std::string to_text(const Snapshot& snapshot, const std::optional<Snapshot>& bef
     const double seconds = snapshot.uptime - (before ? before->uptime : 0);
     std::string text;
     for (const Snapshot::Vm& vm : snapshot.vms) text += vm_text(vm, find(before, vm.name), seconds);
-    return text + port_text(snapshot);
+    for (const Snapshot::Port& port : snapshot.ports) text += port_text(port);
+    return text;
 }
 
 }  // namespace zecorx

@@ -36,15 +36,18 @@ struct Snapshot {
         bool link_up = false;
         std::uint64_t rx_packets = 0, tx_packets = 0;
         std::uint64_t rx_missed = 0, rx_errors = 0;
+        std::uint64_t outages = 0;  // stops for the sake of one VM while others were served
+        double last_outage = 0;     // seconds
+        std::map<std::string, std::uint64_t> soft82599{};  // empty of a real NIC
     };
 
     double uptime = 0;  // seconds
     std::vector<Vm> vms;
-    Port port;
-    std::map<std::string, std::uint64_t> soft82599;  // empty with a real NIC
+    std::vector<Port> ports;
 };
 
 Snapshot::Vm snapshot_of(const Vm::Status& status);
+Snapshot::Port snapshot_of(const Port& port);
 
 // One JSON object, without a newline.
 std::string to_json(const Snapshot& snapshot);

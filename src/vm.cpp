@@ -68,14 +68,6 @@ UniqueFd call_fd_of(const vhost_user::Vring& vring) {
     return UniqueFd(::fcntl(vring.call.get(), F_DUPFD_CLOEXEC, 0));
 }
 
-// What the NIC may write for this VM: tagged frames reach a VM only with trunk=, because with vlan=
-// their tag is taken off.
-QueueGeometry geometry_of(const VmOptions& options, const Port& port) {
-    const std::uint32_t max_frame = port.geometry().max_frame(!options.trunk.empty());
-    if (!options.rxbuf) return QueueGeometry::whole(max_frame);
-    return {max_frame, *options.rxbuf};
-}
-
 VlanPolicy vlan_of(const VmOptions& options) {
     return options.vlan ? VlanPolicy::access(*options.vlan) : VlanPolicy::trunk(options.trunk);
 }
@@ -87,11 +79,12 @@ Vm::Vm(const VmOptions& options, Port& port, const VmQueues& queues, Poller& pol
       port_(port),
       queues_(queues),
       poller_(poller),
-      geometry_(geometry_of(options, port)),
+      geometry_(port.geometry_for(options)),
       datapath_(name_, port, queues, {geometry_, vlan_of(options), options.zerocopy}),
-      memory_(port.device()),
+      memory_(port.dma_device()),
       macs_(options.macs) {
     for (const MacAddress& mac : macs_) port_.reserve_mac(queues_, mac);
+    port_.admit(queues_, *this);
 }
 
 Vm::~Vm() { stop(); }
@@ -183,8 +176,16 @@ void Vm::check_mtu(std::uint64_t mtu) const {
     if (mtu <= most) return;
     throw vhost_user::Refusal(
         fmt::format("MTU {} is announced to the guest, but port {} has {}; start the daemon with "
-                    "--pci ...,mtu={} or lower the frontend's host_mtu",
+                    "mtu={} on that port or lower the frontend's host_mtu",
                     mtu, port_.name(), most, mtu));
+}
+
+std::uint64_t Vm::offered_features() const {
+    const Port::TransmitAbilities can = port_.transmit_abilities();
+    std::uint64_t features = vhost_user::kOfferedFeatures;
+    if (!can.checksums) features &= ~std::uint64_t{kFeatureNetCsum};
+    if (!can.segmentation) features &= ~std::uint64_t{kFeatureNetHostTso4 | kFeatureNetHostTso6};
+    return features;
 }
 
 void Vm::refused(const std::string& sentence) {
@@ -268,10 +269,12 @@ void Vm::start() {
     }
     Datapath::Rings rings = read_rings();
     mergeable_ = (rings.features & kFeatureNetMrgRxbuf) != 0;
-    datapath_.attach(std::move(rings), memory_.guest());
-    datapath_.learn_address({.first_frame = macs_.empty(), .announcements = options_.learn});
     try {
-        port_.start_rx(queues_);
+        port_.start_rx(queues_, [&] {
+            datapath_.attach(std::move(rings), memory_.guest());
+            datapath_.learn_address(
+                {.first_frame = macs_.empty(), .announcements = options_.learn});
+        });
     } catch (...) {
         datapath_.detach();
         throw;
@@ -281,8 +284,8 @@ void Vm::start() {
     learned_waits_ = false;
     port_.open_pool(queues_);
     for (const MacAddress& mac : macs_) steer(mac);
-    log(spdlog::level::info,
-        fmt::format("running on VMDq pool {}, queue {}", queues_.pool, queues_.queue));
+    log(spdlog::level::info, fmt::format("running on port {}, VMDq pool {}, queue {}", port_.name(),
+                                         queues_.pool, queues_.queue));
 }
 
 // The reverse order is what keeps the NIC out of memory that is given back: nobody polls, nothing
@@ -294,24 +297,42 @@ void Vm::stop() noexcept {
     unsteer_all();
     datapath_.drain();
     try {
-        port_.stop_rx(queues_);
+        port_.stop_rx(queues_, [this] { give_up_rings(); });
     } catch (const std::exception& error) {
         // Returning would let the frontend take back memory that the NIC still writes to.
         spdlog::critical("{}: {}", name_, error.what());
         std::abort();
     }
-    const Datapath::Bases bases = datapath_.detach();
     running_ = false;
-    if (datapath_.mbufs_held() != 0) {
+    if (mbufs_held_ != 0) {
         spdlog::error("{}: {} of {} receive buffers did not come back from the NIC driver", name_,
-                      datapath_.mbufs_held(), datapath_.mbufs());
+                      mbufs_held_, datapath_.mbufs());
     }
-    // Completion is in order, so avail resumes where used ends.
-    session_->stopped_at(0, bases.receive);
-    session_->stopped_at(1, bases.transmit);
     count_kicks();
     log(spdlog::level::info, "stopped");
 }
+
+// Completion is in order, so avail resumes where used ends.
+void Vm::give_up_rings() noexcept {
+    const Datapath::Bases bases = datapath_.detach();
+    mbufs_held_ = datapath_.mbufs_held();
+    session_->stopped_at(0, bases.receive);
+    session_->stopped_at(1, bases.transmit);
+}
+
+void Vm::pause() noexcept {
+    poller_.remove(datapath_);
+    datapath_.drain();
+}
+
+// The rings were good when the session began to run, and nothing of it has changed since.
+void Vm::rewind() noexcept {
+    if (!running_) return datapath_.forget();
+    give_up_rings();
+    datapath_.attach(read_rings(), memory_.guest());
+}
+
+void Vm::resume() noexcept { poller_.add(datapath_); }
 
 Datapath::Rings Vm::read_rings() {
     const GuestMemory& memory = memory_.guest();
@@ -390,10 +411,9 @@ void Vm::count_kicks() {
 
 Vm::Status Vm::status() {
     if (session_ != nullptr) count_kicks();
-    const std::uint32_t held = running_ ? 0 : datapath_.mbufs_held();
     const auto mac = macs_.empty() ? std::nullopt : std::optional(macs_.front());
-    return {name_, session_ != nullptr, running_, mac, &datapath_.counters(), kicks_, refused_,
-            held};
+    return {name_,    session_ != nullptr,       running_, mac, &datapath_.counters(), kicks_,
+            refused_, running_ ? 0 : mbufs_held_};
 }
 
 }  // namespace zecorx

@@ -28,7 +28,7 @@
 
 namespace zecorx {
 
-class Vm final : public vhost_user::SessionHost {
+class Vm final : public vhost_user::SessionHost, public PortTenant {
   public:
     // The addresses of `options` are steered to the VM from the start; without any, one is learned
     // from the first frame the guest sends, or from the RARP its frontend asks for.
@@ -48,7 +48,14 @@ class Vm final : public vhost_user::SessionHost {
     void log_changed(vhost_user::Session& session) override;
     void address_announced(vhost_user::Session& session, const MacAddress& mac) override;
     void check_mtu(std::uint64_t mtu) const override;
+    std::uint64_t offered_features() const override;
     void refused(const std::string& sentence) override;
+
+    void pause() noexcept override;
+    void rewind() noexcept override;
+    void resume() noexcept override;
+
+    const VmOptions& options() const { return options_; }
 
     // Ends the session for good, at the end of the daemon.
     void shut_down();
@@ -83,6 +90,7 @@ class Vm final : public vhost_user::SessionHost {
     void start();
     // Nothing may go on if this cannot be done, so an exception ends the process.
     void stop() noexcept;
+    void give_up_rings() noexcept;
     Datapath::Rings read_rings();
     template <class Replace>
     void replace_in_datapath(Replace&& replace);
@@ -123,8 +131,9 @@ class Vm final : public vhost_user::SessionHost {
     std::vector<MacAddress> steered_;  // while running: those of macs_ the port gave
     bool learned_waits_ = false;       // the datapath has learned an address, and frames wait
     std::chrono::steady_clock::time_point next_change_{};
-    bool mergeable_ = false;  // the session negotiated MRG_RXBUF
-    bool advised_ = false;    // about the session's buffers
+    bool mergeable_ = false;        // the session negotiated MRG_RXBUF
+    bool advised_ = false;          // about the session's buffers
+    std::uint32_t mbufs_held_ = 0;  // when the rings were given up last
     std::uint64_t kicks_ = 0;
     std::uint64_t refused_ = 0;
     LogLimit log_limit_;

@@ -52,7 +52,7 @@ std::optional<Reply> Session::handle(Message& message) {
     const auto state = message.payload_as<VringState>();
     switch (request) {
         case Request::kGetFeatures:
-            return Reply(request, kOfferedFeatures);
+            return Reply(request, host_.offered_features());
         case Request::kSetFeatures:
             set_features(word);
             break;
@@ -115,7 +115,7 @@ std::optional<Reply> Session::handle(Message& message) {
 
 // Logging goes on and off while the rings run; anything else does not.
 void Session::set_features(std::uint64_t features) {
-    check_subset(features, kOfferedFeatures);
+    check_subset(features, host_.offered_features());
     const std::uint64_t changed = features ^ negotiated_.features;
     // Spec, "Ring states": without the feature rings are enabled from the start.
     const bool enables = (features & kFeatureVhostUserProtocol) == 0 &&

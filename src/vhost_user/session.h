@@ -44,6 +44,8 @@ class SessionHost {
     virtual void address_announced(Session& session, const MacAddress& mac) = 0;
     // Throws Refusal where the port's frames are shorter than what the frontend tells its guest.
     virtual void check_mtu(std::uint64_t mtu) const = 0;
+    // Those of kOfferedFeatures that what serves the session can do.
+    virtual std::uint64_t offered_features() const = 0;
     // A message was refused; `sentence` says which and why.
     virtual void refused(const std::string& sentence) = 0;
 };

@@ -29,11 +29,11 @@ nlohmann::json exchange_traffic(GuestLayout layout) {
     CHECK(receive_from_guest(bed.netns(), *guest, kWireIp) == hash);
 
     const nlohmann::json stats = bed.daemon().stats();
-    CHECK(stats.at("soft82599").at("dma_faults") == 0);
-    CHECK(stats.at("soft82599").at("writes_after_stop") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("dma_faults") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("writes_after_stop") == 0);
     CHECK(stats.at("vms").at(0).at("connected") == true);
     const nlohmann::json vm = stats.at("vms").at(0);
-    CHECK(bed.daemon().terminate().at("soft82599").at("dma_faults") == 0);
+    CHECK(bed.daemon().terminate().at("ports").at(0).at("soft82599").at("dma_faults") == 0);
     return vm;
 }
 

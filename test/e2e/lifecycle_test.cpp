@@ -30,8 +30,8 @@ void check_nothing_left(TestBed& bed, const Footprint& start) {
     constexpr std::size_t kMappingSlack = 8;
     const nlohmann::json stats = bed.daemon().wait_for_connection(0, false);
     CHECK(stats.at("vms").at(0).at("mbufs_held") == 0);
-    CHECK(stats.at("soft82599").at("dma_faults") == 0);
-    CHECK(stats.at("soft82599").at("writes_after_stop") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("dma_faults") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("writes_after_stop") == 0);
     // The session's end is told a moment before the library lets go of the memory.
     wait_until(
         [&] { return bed.daemon().guest_mappings() == 0 && bed.daemon().open_fds() == start.fds; },
@@ -39,7 +39,7 @@ void check_nothing_left(TestBed& bed, const Footprint& start) {
     CHECK(bed.daemon().guest_mappings() == 0);
     CHECK(bed.daemon().open_fds() == start.fds);
     CHECK(bed.daemon().mappings() <= start.mappings + kMappingSlack);
-    CHECK(bed.daemon().terminate().at("soft82599").at("dma_faults") == 0);
+    CHECK(bed.daemon().terminate().at("ports").at(0).at("soft82599").at("dma_faults") == 0);
 }
 
 // Waits until frames of the flood reach the guest.

@@ -60,7 +60,7 @@ TEST_CASE("A guest that stops refilling costs the other guest nothing", "[two-gu
 
     setup.guests[0]->thaw();
     setup.guests[0]->must("true");
-    CHECK(setup.bed.daemon().stats().at("soft82599").at("dma_faults") == 0);
+    CHECK(setup.bed.daemon().stats().at("ports").at(0).at("soft82599").at("dma_faults") == 0);
 }
 
 }  // namespace

@@ -11,9 +11,9 @@ void check_nothing_wrong(const nlohmann::json& stats, const std::string& but_for
     // A slow guest, or one that is stopped, has these.
     constexpr std::array<const char*, 3> kHarmless{"no-buffer", "stopped", "tx-stopped"};
     INFO(stats.dump());
-    CHECK(stats.at("soft82599").at("dma_faults") == 0);
-    CHECK(stats.at("soft82599").at("writes_after_stop") == 0);
-    CHECK(stats.at("port").at("rx_errors") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("dma_faults") == 0);
+    CHECK(stats.at("ports").at(0).at("soft82599").at("writes_after_stop") == 0);
+    CHECK(stats.at("ports").at(0).at("rx_errors") == 0);
     for (const nlohmann::json& vm : stats.at("vms")) {
         for (const auto& [reason, count] : vm.at("dropped").items()) {
             if (std::ranges::find(kHarmless, reason) != kHarmless.end()) continue;

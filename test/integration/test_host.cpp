@@ -9,6 +9,8 @@
 #include <thread>
 
 #include "log.h"
+#include "open_port.h"
+#include "restarting_port.h"
 
 namespace zecorx::test {
 namespace {
@@ -67,8 +69,9 @@ TestHost::TestHost() {
     const HostSetup setup = host_setup();
     machine_ = std::make_unique<soft82599::Machine>(nic_config());
     nic().guard_buffers_at_stop(true);
-    eal_ = std::make_unique<Eal>(eal_options(setup), nic().bdf(), true);
-    port_ = std::make_unique<Port>(nic().bdf(), setup.vms, setup.mtu);
+    eal_ = std::make_unique<Eal>(eal_options(setup),
+                                 EalDevices{.pci = {nic().bdf()}, .physical_iova = true});
+    port_ = make_port(setup);
     if (setup.lockstep) {
         auto lockstep = std::make_unique<LockstepPoller>();
         lockstep_ = lockstep.get();
@@ -87,6 +90,12 @@ TestHost::TestHost() {
         sockets_.push_back(std::make_unique<vhost_user::Socket>(
             *server_, (directory_.path() / vm.name).string(), vm.client, *vms_[i]));
     }
+}
+
+std::unique_ptr<Port> TestHost::make_port(const HostSetup& setup) {
+    if (!setup.restarting) return open_port(nic().bdf(), {.mtu = setup.mtu}, setup.vms);
+    return std::make_unique<RestartingPort>(EthDevice(nic().bdf()), setup.vms,
+                                            PortGeometry{.mtu = setup.mtu});
 }
 
 Vm::Status TestHost::status(std::size_t vm) {

@@ -34,6 +34,8 @@ struct HostSetup {
     unsigned huge_memory = 128;  // MiB
     // The datapaths are polled in the test's turns, by poll_all(), instead of by a worker's thread.
     bool lockstep = false;
+    // The port is served as one whose queues change only while all of it is stopped.
+    bool restarting = false;
 };
 
 // Polls when it is told to.
@@ -71,6 +73,7 @@ class TestHost {
     }
     soft82599::Port& nic() { return machine_->port(0); }
     Vm::Status status(std::size_t vm);
+    const Port& port() const { return *port_; }
 
     // One frame on the wire, delivered to the queues before the call returns.
     soft82599::RxResult arrive(const Frame& frame) { return nic().inject(frame); }
@@ -97,6 +100,7 @@ class TestHost {
 
   private:
     TestHost();
+    std::unique_ptr<Port> make_port(const HostSetup& setup);
 
     TempDir directory_;
     vhost_user::ControlMutex mutex_;

@@ -308,14 +308,15 @@ nlohmann::json Soak::settled_report() {
     while (Clock::now() < deadline && good()) {
         const auto all = daemon_.reports();
         if (all.size() > old + 1 && all_disconnected(all.back()) &&
-            all.back().at("soft82599") == all[all.size() - 2].at("soft82599")) {
+            all.back().at("ports").at(0).at("soft82599") ==
+                all[all.size() - 2].at("ports").at(0).at("soft82599")) {
             return all.back();
         }
         nlohmann::json now, before;
         if (all.size() > old + 1) {
             // Frames that nobody wants are still counted.
-            now = all.back().at("soft82599").at("rx_delivered");
-            before = all[all.size() - 2].at("soft82599").at("rx_delivered");
+            now = all.back().at("ports").at(0).at("soft82599").at("rx_delivered");
+            before = all[all.size() - 2].at("ports").at(0).at("soft82599").at("rx_delivered");
             if (all_disconnected(all.back()) && now == before) return all.back();
         }
         nap(50ms);
@@ -325,13 +326,14 @@ nlohmann::json Soak::settled_report() {
 }
 
 void Soak::check_conservation(const nlohmann::json& report) {
-    const auto delivered = report.at("soft82599").at("rx_delivered").get<std::uint64_t>();
+    const auto delivered =
+        report.at("ports").at(0).at("soft82599").at("rx_delivered").get<std::uint64_t>();
     const std::uint64_t completed = sum_of(report, "rx_packets");
     const std::uint64_t lost = sum_dropped(report, false);
     verdicts_.check(kConserved, delivered == completed + lost,
                     fmt::format("the NIC delivered {} frames; {} were completed and {} dropped",
                                 delivered, completed, lost));
-    const auto sent = report.at("soft82599").at("tx_frames").get<std::uint64_t>();
+    const auto sent = report.at("ports").at(0).at("soft82599").at("tx_frames").get<std::uint64_t>();
     const std::uint64_t taken = sum_of(report, "tx_packets");
     const std::uint64_t unsent = sum_dropped(report, true);
     verdicts_.check(kTransmitted, taken == sent + unsent || taken == sent,
@@ -345,7 +347,7 @@ void Soak::check_conservation(const nlohmann::json& report) {
 }
 
 void Soak::check_nic(const nlohmann::json& report) {
-    const auto& nic = report.at("soft82599");
+    const auto& nic = report.at("ports").at(0).at("soft82599");
     dma_faults_ += nic.at("dma_faults").get<std::uint64_t>();
     writes_after_stop_ += nic.at("writes_after_stop").get<std::uint64_t>();
     verdicts_.check(

@@ -68,6 +68,7 @@ class WatchingHost final : public vhost_user::SessionHost {
         note("announced " + mac.to_string());
         check(session, "address_announced()");
     }
+    std::uint64_t offered_features() const override { return vhost_user::kOfferedFeatures; }
     void check_mtu(std::uint64_t mtu) const override {
         if (mtu > 1500) throw vhost_user::Refusal("the MTU is too large");
     }

@@ -44,6 +44,13 @@ class FakeSysfs {
         if (!driver.empty())
             fs::create_symlink("../../drivers/" + driver, root_.path() / (bdf + "/driver"));
     }
+    // As the kernel shows it: a link to the group's directory, which may have a name.
+    void set_group(const std::string& bdf, const std::string& group, const std::string& name) {
+        const fs::path directory = root_.path() / ("group" + group);
+        fs::create_directory(directory);
+        if (!name.empty()) std::ofstream(directory / "name") << name << '\n';
+        fs::create_directory_symlink(directory, root_.path() / (bdf + "/iommu_group"));
+    }
 
   private:
     TempDir root_;
@@ -74,9 +81,30 @@ TEST_CASE("a PCI device must exist and be free of kernel drivers") {
                ContainsSubstring("kernel driver ixgbe") && ContainsSubstring("dpdk-devbind.py"));
     CHECK_THAT(error_of([] { check_pci_device("0000:03:00.1"); }), ContainsSubstring("no driver"));
     CHECK(error_of([] { check_pci_device("0000:03:00.2"); }).empty());
-    CHECK_FALSE(uses_physical_iova("0000:03:00.2"));
+    CHECK_FALSE(uses_uio("0000:03:00.2"));
     CHECK(error_of([] { check_pci_device("0000:03:00.3"); }).empty());
-    CHECK(uses_physical_iova("0000:03:00.3"));
+    CHECK(uses_uio("0000:03:00.3"));
+}
+
+TEST_CASE("a NIC that no IOMMU confines is refused with the reason and the remedy") {
+    FakeSysfs sysfs;
+    sysfs.add("0000:03:00.0", "vfio-pci");
+    sysfs.set_group("0000:03:00.0", "7", "");
+    sysfs.add("0000:03:00.1", "vfio-pci");
+    sysfs.add("0000:03:00.2", "vfio-pci");
+    sysfs.set_group("0000:03:00.2", "8", "vfio-noiommu");
+    sysfs.add("0000:03:00.3", "igb_uio");
+    sysfs.set_group("0000:03:00.3", "9", "");
+
+    CHECK(error_of([] { check_iommu("0000:03:00.0"); }).empty());
+    CHECK_FALSE(reached_without_iommu("0000:03:00.0"));
+    for (const char* bdf : {"0000:03:00.1", "0000:03:00.2", "0000:03:00.3"}) {
+        CHECK(reached_without_iommu(bdf));
+        CHECK_THAT(error_of([&] { check_iommu(bdf); }),
+                   ContainsSubstring("without an IOMMU") &&
+                       ContainsSubstring("anywhere in the host's memory") &&
+                       ContainsSubstring("--unsafe-no-iommu"));
+    }
 }
 
 TEST_CASE("more huge pages than are free are refused with the setting that reserves them") {

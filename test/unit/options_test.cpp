@@ -53,7 +53,7 @@ TEST_CASE("the shortest command line serves one VM with the software NIC") {
     CHECK(options.vms[0].socket_path == runtime_directory() + "/net_vhost0.sock");
     CHECK(options.vms[0].macs.empty());
     CHECK_FALSE(options.vms[0].client);
-    CHECK(options.nic.soft);
+    CHECK(options.nics.at(0).soft);
     CHECK(options.worker_cpus.size() == 1);
 }
 
@@ -84,8 +84,8 @@ TEST_CASE("every option takes the value it is given") {
     REQUIRE(options.vms[0].macs.size() == 1);
     CHECK(options.vms[0].macs[0].to_string() == "52:54:00:00:00:0a");
     CHECK(options.vms[0].client);
-    CHECK_FALSE(options.nic.soft);
-    CHECK(options.nic.bdf == "0000:03:00.1");
+    CHECK_FALSE(options.nics.at(0).soft);
+    CHECK(options.nics.at(0).bdf == "0000:03:00.1");
     CHECK(options.worker_cpus == std::vector<unsigned>{0});
     CHECK(options.huge_memory == 512);
     CHECK(options.idle_sleep.count() == 0);
@@ -97,8 +97,8 @@ TEST_CASE("every option takes the value it is given") {
 
 TEST_CASE("what follows soft goes to the software NIC, commas included") {
     const Options options = parse({"--vdev", "a", "--pci", "soft,wire=pcap:in.pcap,out.pcap"});
-    CHECK(options.nic.soft);
-    CHECK(options.nic.soft_args == "wire=pcap:in.pcap,out.pcap");
+    CHECK(options.nics.at(0).soft);
+    CHECK(options.nics.at(0).soft_args == "wire=pcap:in.pcap,out.pcap");
 }
 
 TEST_CASE("without further keys a VM gets what a port usually gives") {
@@ -111,7 +111,7 @@ TEST_CASE("without further keys a VM gets what a port usually gives") {
     CHECK(vm.allmulti);
     CHECK(vm.zerocopy);
     CHECK_FALSE(vm.rxbuf.has_value());
-    CHECK(options.nic.mtu == 1500);
+    CHECK(options.nics.at(0).mtu == 1500);
 }
 
 TEST_CASE("a VM's keys say which frames it gets") {
@@ -174,15 +174,15 @@ TEST_CASE("all VMs together fit the filters of one port") {
 }
 
 TEST_CASE("the MTU belongs to the port, whichever it is") {
-    const NicOptions real = parse({"--vdev", "a", "--pci", "0000:03:00.1,mtu=9216"}).nic;
+    const NicOptions real = parse({"--vdev", "a", "--pci", "0000:03:00.1,mtu=9216"}).nics.at(0);
     CHECK_FALSE(real.soft);
     CHECK(real.bdf == "0000:03:00.1");
     CHECK(real.mtu == 9216);
     const NicOptions soft =
-        parse({"--vdev", "a", "--pci", "soft,idle=0,mtu=68,wire=gen:mtu=9,size=60"}).nic;
+        parse({"--vdev", "a", "--pci", "soft,idle=0,mtu=68,wire=gen:mtu=9,size=60"}).nics.at(0);
     CHECK(soft.mtu == 68);
     CHECK(soft.soft_args == "idle=0,wire=gen:mtu=9,size=60");
-    CHECK(parse({"--vdev", "a", "--pci", "soft,mtu=2000"}).nic.soft_args.empty());
+    CHECK(parse({"--vdev", "a", "--pci", "soft,mtu=2000"}).nics.at(0).soft_args.empty());
     for (const char* pci : {"soft,mtu=67", "soft,mtu=9217", "soft,mtu=", "0000:03:00.1,mtu=x"}) {
         CHECK_THAT(error_of({"--vdev", "a", "--pci", pci}),
                    ContainsSubstring("must be 68 to 9216"));
@@ -249,6 +249,48 @@ TEST_CASE("help names every option and needs nothing else") {
           "--stats-interval", "--stats-format", "--log-level", "--version"}) {
         CHECK_THAT(help_text(), ContainsSubstring(option));
     }
+}
+
+TEST_CASE("several ports are named by the VMs that are on them") {
+    const Options options =
+        parse({"--vdev", "a,port=soft2", "--vdev", "b,port=0000:03:00.1", "--pci", "soft", "--pci",
+               "soft,wire=gen:size=60", "--pci", "0000:03:00.1", "--vdev", "c,port=net_tap0",
+               "--port", "net_tap0,iface=t0,mtu=1400,longest=1514,persist"});
+    REQUIRE(options.nics.size() == 4);
+    CHECK(options.nics[0].name == "soft");
+    CHECK(options.nics[1].name == "soft2");
+    CHECK(options.nics[1].soft_args == "wire=gen:size=60");
+    CHECK(options.nics[2].bdf == "0000:03:00.1");
+    CHECK_FALSE(options.nics[3].soft);
+    CHECK(options.nics[3].device_args == "net_tap0,iface=t0,persist");
+    CHECK(options.nics[3].mtu == 1400);
+    CHECK(options.nics[3].longest_frame == 1514);
+    CHECK(options.vms[0].port == "soft2");
+    CHECK(options.vms[2].port == "net_tap0");
+}
+
+TEST_CASE("a VM is on the only port there is") {
+    CHECK(parse({"--vdev", "a"}).vms[0].port == "soft");
+    CHECK(parse({"--vdev", "a", "--port", "net_af_packet0,iface=eth1"}).vms[0].port ==
+          "net_af_packet0");
+}
+
+TEST_CASE("ports that cannot be meant are refused with the remedy") {
+    CHECK_THAT(error_of({"--vdev", "a", "--pci", "soft", "--port", "net_tap0"}),
+               ContainsSubstring("port=soft or port=net_tap0"));
+    CHECK_THAT(error_of({"--vdev", "a,port=net_tap1", "--port", "net_tap0"}),
+               ContainsSubstring("there is no port net_tap1; there are: net_tap0"));
+    CHECK_THAT(error_of({"--vdev", "a", "--port", "0000:03:00.1"}),
+               ContainsSubstring("this one is for --pci"));
+    CHECK_THAT(error_of({"--vdev", "a", "--port", "net_tap0", "--port", "net_tap0,iface=x"}),
+               ContainsSubstring("the port net_tap0 is given twice"));
+    CHECK_THAT(error_of({"--vdev", "a", "--port", "net_tap0,longest=60"}),
+               ContainsSubstring("longest=60 must be 1514 to 9234"));
+}
+
+TEST_CASE("NICs that nothing confines have to be asked for") {
+    CHECK_FALSE(parse({"--vdev", "a"}).unsafe_no_iommu);
+    CHECK(parse({"--vdev", "a", "--unsafe-no-iommu"}).unsafe_no_iommu);
 }
 
 }  // namespace zecorx

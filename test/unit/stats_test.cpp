@@ -24,8 +24,10 @@ Snapshot sample() {
     vm.kicks = 3;
     vm.calls = 44;
     snapshot.vms.push_back(vm);
-    snapshot.port.name = "0000:03:00.0";
-    snapshot.port.rx_missed = 5;
+    Snapshot::Port port;
+    port.name = "0000:03:00.0";
+    port.rx_missed = 5;
+    snapshot.ports.push_back(port);
     return snapshot;
 }
 
@@ -56,7 +58,7 @@ TEST_CASE("a VM that received nothing has shares of zero, not of nothing") {
 
 TEST_CASE("JSON statistics carry every counter on one line") {
     Snapshot snapshot = sample();
-    snapshot.soft82599 = {{"dma_faults", 0}};
+    snapshot.ports[0].soft82599 = {{"dma_faults", 0}};
     const std::string line = to_json(snapshot);
     CHECK(line.find('\n') == std::string::npos);
     const auto json = nlohmann::json::parse(line);
@@ -64,8 +66,23 @@ TEST_CASE("JSON statistics carry every counter on one line") {
     CHECK(json["vms"][0]["copied"] == 30);
     CHECK(json["vms"][0]["copied_by_reason"]["small"] == 5);
     CHECK(json["vms"][0]["dropped"]["no-buffer"] == 7);
-    CHECK(json["port"]["rx_missed"] == 5);
-    CHECK(json["soft82599"]["dma_faults"] == 0);
+    CHECK(json["ports"][0]["rx_missed"] == 5);
+    CHECK(json["ports"][0]["soft82599"]["dma_faults"] == 0);
+}
+
+TEST_CASE("every port has statistics of its own, and what its outages cost") {
+    Snapshot snapshot = sample();
+    Snapshot::Port second;
+    second.name = "0000:04:00.0";
+    second.outages = 3;
+    second.last_outage = 0.0125;
+    snapshot.ports.push_back(second);
+    CHECK_THAT(to_text(snapshot, std::nullopt),
+               ContainsSubstring("port 0000:03:00.0") && ContainsSubstring("port 0000:04:00.0") &&
+                   ContainsSubstring("stopped 3 times, the last for 12.5 ms"));
+    const auto json = nlohmann::json::parse(to_json(snapshot));
+    CHECK(json["ports"].size() == 2);
+    CHECK(json["ports"][1]["outages"] == 3);
 }
 
 }  // namespace zecorx
