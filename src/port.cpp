@@ -70,12 +70,16 @@ QueueGeometry Port::geometry_for(const VmOptions& vm) const {
     return {max_frame, *vm.rxbuf};
 }
 
+// What a driver would compute by the processor, the guest does as well, and without a frame that
+// the driver cannot split holding up the others.
 Port::TransmitAbilities Port::transmit_abilities() const {
+    if (!device_.has_dma()) return {};
     const bool checksums = has_all(device_.info.tx_offload_capa, kChecksums);
     return {checksums, checksums && has_all(device_.info.tx_offload_capa, kSegmentation)};
 }
 
 std::uint64_t Port::transmit_offloads() const {
+    if (!device_.has_dma()) return 0;
     return (kChecksums | kSegmentation | RTE_ETH_TX_OFFLOAD_VLAN_INSERT) &
            device_.info.tx_offload_capa;
 }

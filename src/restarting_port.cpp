@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <rte_errno.h>
+#include <rte_log.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -16,8 +17,12 @@
 namespace zecorx {
 namespace {
 
+// Such drivers ask for one buffer at a time, which cannot be refused: what a guest does not post in
+// time is host memory, and the frame in it a copy. A guest's ring is twice as long at least.
+constexpr std::uint16_t kDescriptors = 128;
+
 // Of a queue that no VM has, and that has to be there.
-constexpr std::uint16_t kSpareBuffers = 2 * Port::kRxDescriptors;
+constexpr std::uint16_t kSpareBuffers = 2 * kDescriptors;
 
 // What the PMD has every pool accept besides frames to its addresses: it has no call for one pool.
 constexpr std::uint32_t kPoolsAccept =
@@ -83,11 +88,9 @@ void RestartingPort::check_vms() const {
 }
 
 void RestartingPort::choose_descriptors() {
-    if (!has_ring(device_.info)) rx_descriptors_ = 1;
+    rx_descriptors_ = has_ring(device_.info) ? kDescriptors : 1;
     check(rte_eth_dev_adjust_nb_rx_tx_desc(device_.id, &rx_descriptors_, &tx_descriptors_),
           fmt::format("choose the descriptors of port {}", name()));
-    rx_descriptors_ = std::min(rx_descriptors_, kRxDescriptors);
-    tx_descriptors_ = std::min(tx_descriptors_, kTxDescriptors);
 }
 
 // A driver without DMA writes as much as its buffer holds; most take a buffer of a frame's size,
@@ -260,10 +263,13 @@ void RestartingPort::halt() {
         check(rte_eth_dev_stop(device_.id), fmt::format("stop port {}", name()));
     }
     if (!queues_given_up_) return;
-    // Some drivers let go of a buffer with its queue only. One that cannot be without a queue says
-    // so after it has lost it.
+    // Some drivers let go of a buffer with its queue only. One that cannot be without a queue
+    // complains after it has lost it.
     const rte_eth_conf conf = configuration();
+    const std::uint32_t level = rte_log_get_global_level();
+    rte_log_set_global_level(RTE_LOG_CRIT);
     rte_eth_dev_configure(device_.id, 0, 1, &conf);
+    rte_log_set_global_level(level);
 }
 
 void RestartingPort::go() {

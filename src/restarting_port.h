@@ -60,7 +60,7 @@ class RestartingPort final : public Port {
     void unsteer(rte_ether_addr& mac) override;
 
     std::uint16_t queues_per_pool_ = 1;
-    std::uint16_t rx_descriptors_ = kRxDescriptors;
+    std::uint16_t rx_descriptors_ = 0;
     std::uint16_t tx_descriptors_ = kTxDescriptors;
     std::uint32_t longest_frame_ = 0;  // bytes, of a driver without DMA
     std::uint32_t room_ = 0;           // bytes of its buffers

@@ -17,15 +17,17 @@ std::string name_of(const WireSpec& wire) {
     return wire.interface.empty() ? Daemon::kWire : wire.interface;
 }
 
-std::string nic(const WireSpec& wire) {
-    return "soft,mtu=" + std::to_string(wire.mtu) + ",wire=tap:" + name_of(wire);
+std::vector<std::string> nic(const WireSpec& wire) {
+    const std::string mtu = ",mtu=" + std::to_string(wire.mtu);
+    if (!wire.port.empty()) return {"--port", wire.port + mtu};
+    return {"--pci", "soft" + mtu + ",wire=tap:" + name_of(wire)};
 }
 
 std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, const WireSpec& wire) {
     const char* binary = std::getenv("ZECORX_VHOST");
     if (binary == nullptr) throw std::runtime_error("ZECORX_VHOST is not set: use meson test");
-    std::vector<std::string> command{binary, "--pci",          nic(wire), "--stats-interval",
-                                     "1",    "--stats-format", "json"};
+    std::vector<std::string> command{binary, "--stats-interval", "1", "--stats-format", "json"};
+    std::ranges::copy(nic(wire), std::back_inserter(command));
     for (std::size_t i = 0; i < vms.size(); ++i) {
         command.insert(command.end(),
                        {"--vdev", "net_vhost" + std::to_string(i) +

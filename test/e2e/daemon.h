@@ -24,9 +24,11 @@ struct WireSpec {
     std::string address;         // the host's end gets it, with prefix length; empty: none
     unsigned mtu = 1500;         // of the port and of the host's end
     std::string interface = {};  // its name; empty: kWire
+    std::string port = {};       // what --port gets, a wire of its own; empty: a software 82599
 };
 
-// zecorx-vhost on a software 82599 whose wire is a TAP interface in a network namespace.
+// zecorx-vhost on a software 82599 whose wire is a TAP interface in a network namespace, or on
+// another port there.
 //
 // Thread rule: all methods on the test's main thread.
 class Daemon {

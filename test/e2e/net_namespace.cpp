@@ -1,6 +1,8 @@
 #include "net_namespace.h"
 
 #include <fcntl.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <sched.h>
@@ -76,6 +78,18 @@ std::string NetNamespace::mac(const std::string& interface) const {
     std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", bytes[0], bytes[1], bytes[2],
                   bytes[3], bytes[4], bytes[5]);
     return text;
+}
+
+void NetNamespace::switch_off_offloads(const std::string& interface) const {
+    const UniqueFd any = socket(AF_INET, SOCK_DGRAM, 0);
+    for (const std::uint32_t command :
+         {ETHTOOL_STXCSUM, ETHTOOL_SRXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO}) {
+        ethtool_value off{.cmd = command, .data = 0};
+        ifreq request{};
+        interface.copy(request.ifr_name, IFNAMSIZ - 1);
+        request.ifr_data = reinterpret_cast<char*>(&off);
+        if (::ioctl(any.get(), SIOCETHTOOL, &request) != 0) throw_errno("switch off an offload");
+    }
 }
 
 }  // namespace zecorx::test

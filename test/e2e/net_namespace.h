@@ -47,6 +47,9 @@ class NetNamespace {
     unsigned interface_index(const std::string& name) const;  // 0: none
     std::string mac(const std::string& interface) const;      // as text, aa:bb:...
 
+    // The kernel computes checksums and segments frames before they go out there.
+    void switch_off_offloads(const std::string& interface) const;
+
   private:
     void enter() const;
 

@@ -4,8 +4,10 @@
 
 namespace zecorx::test {
 
-TestBed::TestBed(unsigned vm_count, BedOptions options)
+TestBed::TestBed(unsigned vm_count, BedOptions options,
+                 const std::function<void(NetNamespace&)>& prepare)
     : vm_count_(vm_count), options_(std::move(options)) {
+    prepare(netns_);
     start_daemon();
     wire_mac_ = netns_.mac(Daemon::kWire);
 }
@@ -14,8 +16,9 @@ void TestBed::start_daemon() {
     std::vector<VmSpec> vms;
     for (unsigned n = 0; n < vm_count_; ++n) vms.push_back(vm(n));
     const std::string address = options_.wire_ip.empty() ? "" : options_.wire_ip + "/24";
-    daemon_ = std::make_unique<Daemon>(netns_, directory_.path(), vms,
-                                       WireSpec{.address = address, .mtu = options_.mtu});
+    daemon_ = std::make_unique<Daemon>(
+        netns_, directory_.path(), vms,
+        WireSpec{.address = address, .mtu = options_.mtu, .port = options_.port});
 }
 
 void TestBed::restart_daemon() {

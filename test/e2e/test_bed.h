@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,12 +23,16 @@ struct BedOptions {
     std::vector<std::string> vm_options = {};  // VmSpec::options of the VMs that have any
     std::string wire_ip = kWireIp;             // empty: none
     bool client = false;                       // the daemon connects to the VMs' sockets
+    std::string port = {};                     // WireSpec::port
 };
 
 // A daemon with `vm_count` VMs, and a network namespace with the other end of the wire in it.
 class TestBed {
   public:
-    explicit TestBed(unsigned vm_count = 1, BedOptions options = {});
+    // `prepare` makes what the daemon's port needs in the namespace.
+    explicit TestBed(
+        unsigned vm_count = 1, BedOptions options = {},
+        const std::function<void(NetNamespace&)>& prepare = [](NetNamespace&) {});
 
     NetNamespace& netns() { return netns_; }
     Daemon& daemon() { return *daemon_; }

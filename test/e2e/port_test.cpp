@@ -1,0 +1,82 @@
+// A guest on ports that are no 82599: one queue, no DMA, and still the driver's write the only
+// copy.
+#include <catch2/catch_test_macros.hpp>
+
+#include "support/wait.h"
+#include "test_bed.h"
+
+namespace zecorx::test {
+namespace {
+
+constexpr std::size_t kTransferBytes = 20 << 20;
+constexpr unsigned kPings = 1000;
+constexpr unsigned kReboots = 3;
+
+void exchange_traffic(TestBed& bed, QemuGuest& guest) {
+    guest.must(std::string("ping -c 3 -W 5 ") + kWireIp);
+    const EchoResult pings = bed.ping(0, kPings);
+    CHECK(pings.returned == kPings);
+    CHECK(pings.damaged == 0);
+    CHECK(pings.unexpected == 0);
+    const auto bytes = random_bytes(kTransferBytes);
+    const std::string hash = sha256(bytes);
+    CHECK(send_to_guest(bed.netns(), guest, guest_ip(0), bytes) == hash);
+    CHECK(receive_from_guest(bed.netns(), guest, kWireIp) == hash);
+}
+
+void check_intact(const nlohmann::json& stats) {
+    INFO(stats.dump());
+    CHECK(stats.at("ports").at(0).at("rx_errors") == 0);
+    CHECK(stats.at("vms").at(0).at("mbufs_held") == 0);
+    for (const char* reason : {"too-big", "broken-ring", "tx-header", "tx-length"}) {
+        CHECK(stats.at("vms").at(0).at("dropped").at(reason) == 0);
+    }
+}
+
+void serve_and_reboot(TestBed& bed) {
+    const std::size_t fds = bed.daemon().open_fds();
+    {
+        const auto guest = bed.start_guest(0);
+        bed.wait_ready(0, *guest);
+        exchange_traffic(bed, *guest);
+        const nlohmann::json vm = bed.daemon().stats().at("vms").at(0);
+        INFO(vm.dump());
+        CHECK(zero_copy_share(vm) >= 0.95);
+        for (unsigned reboot = 0; reboot < kReboots; ++reboot) {
+            INFO("reboot " << reboot);
+            guest->start_reboot();
+            bed.wait_ready(0, *guest);
+            bed.netns().ip({"neighbour", "flush", "dev", Daemon::kWire});
+            guest->must(std::string("ping -c 3 -W 5 ") + kWireIp);
+        }
+        exchange_traffic(bed, *guest);
+        check_intact(bed.daemon().stats());
+    }
+    bed.daemon().wait_for_connection(0, false);
+    CHECK(wait_until(
+        [&] { return bed.daemon().guest_mappings() == 0 && bed.daemon().open_fds() <= fds; },
+        Daemon::kTimeout));
+    check_intact(bed.daemon().terminate());
+}
+
+TEST_CASE("A guest has a TAP interface to itself, and reboots", "[port-tap]") {
+    TestBed bed(1, {.port = std::string("net_tap0,persist,iface=") + Daemon::kWire});
+    serve_and_reboot(bed);
+}
+
+// The ring's slots hold a frame of 1518 bytes with what the kernel puts in front of it, so the
+// driver never writes more.
+TEST_CASE("A guest has a packet socket to itself, and reboots", "[port-af-packet]") {
+    TestBed bed(
+        1, {.port = "net_af_packet0,iface=nic0,framesz=1584,blocksz=811008,longest=1518"},
+        [](NetNamespace& netns) {
+            netns.ip({"link", "add", Daemon::kWire, "type", "veth", "peer", "name", "nic0"});
+            netns.ip({"link", "set", "nic0", "up", "promisc", "on"});
+            netns.switch_off_offloads(Daemon::kWire);
+            netns.switch_off_offloads("nic0");
+        });
+    serve_and_reboot(bed);
+}
+
+}  // namespace
+}  // namespace zecorx::test
