@@ -1,12 +1,12 @@
 #include "daemon.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
 
+#include "support/environment.h"
 #include "support/temp_dir.h"
 #include "support/wait.h"
 
@@ -24,9 +24,8 @@ std::vector<std::string> nic(const WireSpec& wire) {
 }
 
 std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, const WireSpec& wire) {
-    const char* binary = std::getenv("ZECORX_VHOST");
-    if (binary == nullptr) throw std::runtime_error("ZECORX_VHOST is not set: use meson test");
-    std::vector<std::string> command{binary, "--stats-interval", "1", "--stats-format", "json"};
+    std::vector<std::string> command{environment("ZECORX_VHOST"), "--stats-interval", "1",
+                                     "--stats-format", "json"};
     std::ranges::copy(nic(wire), std::back_inserter(command));
     for (std::size_t i = 0; i < vms.size(); ++i) {
         command.insert(command.end(),
