@@ -8,6 +8,8 @@ begin_initramfs() {
     # As Debian has it: what asks for a library in /lib finds the one in /usr/lib.
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,run,root,modules,usr/bin,usr/lib,usr/lib64}
     ln -s usr/lib usr/lib64 "$root"
+    mkdir "$root/var"
+    ln -s ../run "$root/var/run"
     install -m 755 "$(command -v busybox)" "$root/bin/busybox"
     ln -s busybox "$root/bin/sh"
     install -m 644 "$(source_dir)/scripts/lib/machine-init.sh" "$root/machine-init.sh"
@@ -79,8 +81,14 @@ dpdk_plugin_directory() {
     echo "${directories[0]}"
 }
 
-# After all programs: where the loader looks for libraries, as on this machine.
+# After all programs: where the loader finds libraries, as on this machine.
 index_libraries() {
+    local directory plugin
+    directory=$(dpdk_plugin_directory)
+    # EAL loads all plugins there are, also those that a program brought along, and they need each other.
+    for plugin in "$root$directory"/*.so.*; do
+        pack_library "${directory%/dpdk/*}/${plugin##*/}"
+    done
     # Loaded by name when a thread ends.
     pack_library "$(ldconfig -p | awk '$1 == "libgcc_s.so.1" { print $NF; exit }')"
     mkdir -p "$root/etc"

@@ -1,0 +1,38 @@
+// What the other tests stand on: the emulated host itself.
+
+#include <catch2/catch_test_macros.hpp>
+
+#include "emulated_host.h"
+#include "support/wait.h"
+
+namespace zecorx::test {
+namespace {
+
+TEST_CASE("The emulated host gives its NIC to vfio-pci in an IOMMU group", "[boot]") {
+    EmulatedHost host;
+    const std::string group = host.iommu_group();
+    CHECK_FALSE(group.empty());
+    CHECK(host.machine().run("test -c /dev/vfio/" + group).status == 0);
+    CHECK(host.machine()
+              .must("ls /sys/kernel/iommu_groups/" + group + "/devices")
+              .find(EmulatedHost::kNic) != std::string::npos);
+    CHECK(host.machine().must("zecorx-vhost --help").find("--vdev") != std::string::npos);
+    CHECK(host.dma_faults() == 0);
+}
+
+TEST_CASE("The emulated host reports DMA to memory that nobody mapped", "[stray]") {
+    EmulatedHost host;
+    host.start("stray", std::string("stray-dma --in-memory --no-telemetry -l 0 -m 64 -a ") +
+                            EmulatedHost::kNic);
+    REQUIRE(host.read_line("stray").find("posted") == 0);
+    CHECK(host.dma_faults() == 0);
+
+    host.wire().send(make_frame({.size = 512}));
+
+    CHECK(wait_until([&] { return host.dma_faults() > 0; }, Machine::kCommandTimeout));
+    host.write_line("stray", "");
+    CHECK(wait_until([&] { return !host.running("stray"); }, Machine::kCommandTimeout));
+}
+
+}  // namespace
+}  // namespace zecorx::test

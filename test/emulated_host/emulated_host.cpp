@@ -1,0 +1,85 @@
+#include "emulated_host.h"
+
+#include <algorithm>
+#include <exception>
+#include <iostream>
+#include <stdexcept>
+
+#include "support/environment.h"
+#include "support/wait.h"
+
+namespace zecorx::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+// With interrupt remapping, which vfio asks for, and caching mode, without which QEMU does not
+// learn what the kernel maps.
+MachineOptions machine_options(const std::filesystem::path& directory, const Wire& wire) {
+    return {.directory = directory,
+            .kernel = environment("EMULATED_HOST_KERNEL"),
+            .initramfs = environment("EMULATED_HOST_INITRAMFS"),
+            .kernel_words = "intel_iommu=on zecorx.hugepages=256",
+            .arguments = {"-machine", "q35", "-smp", "2", "-m", "2G", "-no-reboot", "-device",
+                          "intel-iommu,intremap=on,caching-mode=on", "-netdev",
+                          wire.netdev() + ",id=wire", "-device",
+                          "igb,netdev=wire,mac=52:54:00:82:57:60,addr=04.0"}};
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+EmulatedHost::EmulatedHost()
+    : wire_(directory_.path()), machine_(machine_options(directory_.path(), wire_)) {
+    machine_.wait_ready();
+    iommu_group_ = first_line(machine_.must(std::string("bind-vfio ") + kNic));
+}
+
+EmulatedHost::~EmulatedHost() {
+    if (std::uncaught_exceptions() == 0) return;
+    try {
+        std::cerr << machine_.run("tail -n 30 /run/*.log; dmesg | tail -n 15", 10s).output;
+    } catch (const std::exception& error) {
+        std::cerr << "no logs of the emulated host: " << error.what() << '\n';
+    }
+}
+
+void EmulatedHost::start(const std::string& name, const std::string& command) {
+    machine_.must("start " + name + " " + command);
+}
+
+bool EmulatedHost::running(const std::string& name) {
+    return machine_.run("kill -0 $(cat /run/" + name + ".pid)").status == 0;
+}
+
+void EmulatedHost::write_line(const std::string& name, const std::string& line) {
+    machine_.must("write-line " + name + " '" + line + "'");
+}
+
+std::string EmulatedHost::read_line(const std::string& name) {
+    return first_line(machine_.must("read-line " + name));
+}
+
+std::string EmulatedHost::ask(const std::string& name, const std::string& line) {
+    return first_line(machine_.must("write-line " + name + " '" + line + "' && read-line " + name));
+}
+
+void EmulatedHost::stop(const std::string& name, const std::string& signal) {
+    const std::string pid = machine_.must("cat /run/" + name + ".pid");
+    machine_.must("kill -" + signal + " " + pid);
+    if (!wait_until([&] { return !running(name); }, Machine::kCommandTimeout)) {
+        throw std::runtime_error(name + " does not end on " + signal);
+    }
+}
+
+std::string EmulatedHost::log(const std::string& name) {
+    return machine_.must("cat /run/" + name + ".log");
+}
+
+std::size_t EmulatedHost::dma_faults() {
+    const std::string lines = machine_.run("dmesg | grep 'DMAR:.*fault addr'").output;
+    return static_cast<std::size_t>(std::ranges::count(lines, '\n'));
+}
+
+}  // namespace zecorx::test

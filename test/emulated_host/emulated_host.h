@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+
+#include "support/machine.h"
+#include "support/temp_dir.h"
+#include "wire.h"
+
+namespace zecorx::test {
+
+// A host in QEMU, with an Intel IOMMU and an igb NIC (82576) behind it, that runs the programs
+// under test. Its kernel reports each access of the NIC to memory that nobody mapped for it.
+//
+// Thread rule: all methods on the test's main thread.
+class EmulatedHost {
+  public:
+    static constexpr const char* kNic = "0000:00:04.0";
+
+    // Returns when it is up and the NIC on vfio-pci.
+    EmulatedHost();
+    ~EmulatedHost();
+
+    Machine& machine() { return machine_; }
+    Wire& wire() { return wire_; }
+    const std::string& iommu_group() const { return iommu_group_; }
+
+    // Runs a program in the background under a name: see scripts/emulated-host/start.
+    void start(const std::string& name, const std::string& command);
+    bool running(const std::string& name);
+    void write_line(const std::string& name, const std::string& line);  // to its stdin
+    // The next line of its stdout. Throws if there is none.
+    std::string read_line(const std::string& name);
+    // One after the other, for a program that answers each line with one.
+    std::string ask(const std::string& name, const std::string& line);
+    // SIGTERM or another signal, and wait for the end.
+    void stop(const std::string& name, const std::string& signal = "TERM");
+    // What it has printed to stderr.
+    std::string log(const std::string& name);
+
+    // DMAR faults that the kernel has reported. It leaves some out when there are many at a time.
+    std::size_t dma_faults();
+
+  private:
+    TempDir directory_;
+    Wire wire_;
+    Machine machine_;
+    std::string iommu_group_;
+};
+
+}  // namespace zecorx::test
