@@ -50,7 +50,7 @@ void EmulatedHost::start(const std::string& name, const std::string& command) {
 }
 
 bool EmulatedHost::running(const std::string& name) {
-    return machine_.run("kill -0 $(cat /run/" + name + ".pid)").status == 0;
+    return machine_.run("test -e /run/" + name + ".status").status != 0;
 }
 
 void EmulatedHost::write_line(const std::string& name, const std::string& line) {
@@ -65,12 +65,16 @@ std::string EmulatedHost::ask(const std::string& name, const std::string& line) 
     return first_line(machine_.must("write-line " + name + " '" + line + "' && read-line " + name));
 }
 
-void EmulatedHost::stop(const std::string& name, const std::string& signal) {
-    const std::string pid = machine_.must("cat /run/" + name + ".pid");
-    machine_.must("kill -" + signal + " " + pid);
+std::string EmulatedHost::stop(const std::string& name, const std::string& signal) {
+    machine_.must("kill -" + signal + " $(cat /run/" + name + ".pid)");
+    return wait_for_end(name);
+}
+
+std::string EmulatedHost::wait_for_end(const std::string& name) {
     if (!wait_until([&] { return !running(name); }, Machine::kCommandTimeout)) {
-        throw std::runtime_error(name + " does not end on " + signal);
+        throw std::runtime_error(name + " does not end");
     }
+    return first_line(machine_.must("cat /run/" + name + ".status"));
 }
 
 std::string EmulatedHost::log(const std::string& name) {

@@ -34,8 +34,9 @@ class EmulatedHost {
     std::string read_line(const std::string& name);
     // One after the other, for a program that answers each line with one.
     std::string ask(const std::string& name, const std::string& line);
-    // SIGTERM or another signal, and wait for the end.
-    void stop(const std::string& name, const std::string& signal = "TERM");
+    // SIGTERM or another signal; waits for the end, and returns the exit status.
+    std::string stop(const std::string& name, const std::string& signal = "TERM");
+    std::string wait_for_end(const std::string& name);
     // What it has printed to stderr.
     std::string log(const std::string& name);
 

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "emulated_host.h"
+
+namespace zecorx::test {
+
+struct FrontendOptions {
+    bool huge_pages = true;     // guest memory on 2 MiB pages; else 4 KiB
+    bool whole_tables = false;  // memory tables as a whole; else region by region
+};
+
+// vhost-frontend in an emulated host: a VM's frontend and driver, connected to the daemon.
+//
+// Thread rule: all methods on the test's main thread.
+class HostedFrontend {
+  public:
+    HostedFrontend(EmulatedHost& host, unsigned vm, FrontendOptions options = {});
+    ~HostedFrontend();
+    HostedFrontend(const HostedFrontend&) = delete;
+    HostedFrontend& operator=(const HostedFrontend&) = delete;
+
+    // An order other than "stat"; throws if it fails. See vhost_frontend.cpp.
+    void order(const std::string& line);
+    nlohmann::json stat();
+    void kill();  // SIGKILL, and wait for the end
+
+  private:
+    EmulatedHost& host_;
+    const std::string name_;
+};
+
+// testpmd on DPDK's own virtio driver in an emulated host; it sends each frame back with its
+// addresses swapped.
+//
+// Thread rule: all methods on the test's main thread.
+class HostedTestpmd {
+  public:
+    HostedTestpmd(EmulatedHost& host, unsigned vm);
+    ~HostedTestpmd();
+    HostedTestpmd(const HostedTestpmd&) = delete;
+    HostedTestpmd& operator=(const HostedTestpmd&) = delete;
+
+  private:
+    EmulatedHost& host_;
+    const std::string name_;
+};
+
+}  // namespace zecorx::test

@@ -1,0 +1,187 @@
+// The daemon on a NIC that vfio-pci gave it, behind an IOMMU that reports what it should not do.
+
+#include <algorithm>
+#include <catch2/catch_test_macros.hpp>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "hosted_daemon.h"
+#include "hosted_guest.h"
+#include "numbered_frames.h"
+#include "support/wait.h"
+#include "wire_flood.h"
+
+namespace zecorx::test {
+namespace {
+
+constexpr std::uint32_t kWarmUp = 1200;  // more frames for each VM than the NIC has descriptors
+constexpr std::uint32_t kFrames = 2000;
+constexpr double kLeastZeroCopied = 0.95;
+
+unsigned rounds() {
+    const char* value = std::getenv("EMULATED_HOST_ROUNDS");
+    return value == nullptr ? 1 : static_cast<unsigned>(std::stoul(value));
+}
+
+// A host with a running daemon. Frames are numbered through, so that none passes for another.
+struct Bed {
+    explicit Bed(unsigned vms) : macs(HostedDaemon::macs(vms)), daemon(host, vms) {}
+
+    // `count` frames to all VMs, which must come back as they were sent.
+    void check_exchange(std::uint32_t count) {
+        const EchoResult echo = exchange(host.wire(), macs, next, count);
+        next += count;
+        CHECK(echo.returned == count);
+        CHECK(echo.damaged == 0);
+        CHECK(echo.unexpected == 0);
+    }
+
+    // Runs `disturb` while frames flow. They may get lost, but not damaged.
+    template <typename Disturbance>
+    void under_flood(Disturbance disturb) {
+        WireFlood flood(host.wire(), macs, next);
+        CHECK(wait_until([&] { return flood.returned() > kWarmUp; }, HostedDaemon::kTimeout));
+        disturb();
+        const std::uint32_t before = flood.returned();
+        CHECK(wait_until([&] { return flood.returned() > before; }, HostedDaemon::kTimeout));
+        next = flood.stop();
+        CHECK(flood.damaged() == 0);
+    }
+
+    EmulatedHost host;
+    std::vector<MacAddress> macs;
+    HostedDaemon daemon;
+    std::uint32_t next = 0;
+};
+
+double zero_copied_share(const nlohmann::json& before, const nlohmann::json& after) {
+    const auto more = [&](const char* name) {
+        return after.at(name).get<double>() - before.at(name).get<double>();
+    };
+    return more("zero_copied") / more("rx_packets");
+}
+
+void check_untouched(HostedFrontend& guest) {
+    const nlohmann::json stat = guest.stat();
+    INFO(stat.dump());
+    CHECK(stat.at("damaged") == 0);
+    CHECK(stat.at("duplicates") == 0);
+    CHECK(stat.at("strangers") == 0);
+    CHECK(stat.at("violations").empty());
+}
+
+TEST_CASE("Frames reach guests on huge and on small pages without a copy, and come back",
+          "[traffic]") {
+    Bed bed(2);
+    for (unsigned round = 0; round < rounds(); ++round) {
+        HostedFrontend huge(bed.host, 0, {.huge_pages = true});
+        HostedFrontend small(bed.host, 1, {.huge_pages = false});
+        for (HostedFrontend* guest : {&huge, &small}) guest->order("echo");
+        for (unsigned vm = 0; vm < 2; ++vm) bed.daemon.wait_for_connection(vm, true);
+        bed.check_exchange(kWarmUp);
+        const nlohmann::json before = bed.daemon.stats();
+        const nlohmann::json stat_before[] = {huge.stat(), small.stat()};
+
+        const std::uint32_t first = bed.next;
+        bed.check_exchange(kFrames);
+
+        const nlohmann::json after = bed.daemon.stats();
+        std::size_t bytes = 0;
+        for (unsigned vm = 0; vm < 2; ++vm) {
+            const nlohmann::json stat = (vm == 0 ? huge : small).stat();
+            INFO(stat.dump() << after.dump());
+            CHECK(stat.at("frames").get<unsigned>() -
+                      stat_before[vm].at("frames").get<unsigned>() ==
+                  kFrames / 2);
+            CHECK(stat.at("sent") == stat.at("frames"));
+            bytes += stat.at("bytes").get<std::size_t>() -
+                     stat_before[vm].at("bytes").get<std::size_t>();
+            CHECK(zero_copied_share(before.at("vms").at(vm), after.at("vms").at(vm)) >=
+                  kLeastZeroCopied);
+        }
+        CHECK(bytes == bytes_of_numbered(first, kFrames));
+        for (HostedFrontend* guest : {&huge, &small}) {
+            guest->order("leave");
+            check_untouched(*guest);
+        }
+        CHECK(bed.host.dma_faults() == 0);
+    }
+    bed.daemon.terminate();
+    CHECK(bed.host.dma_faults() == 0);
+}
+
+TEST_CASE("DPDK's virtio driver returns every frame of the NIC", "[virtio-user]") {
+    Bed bed(1);
+    for (unsigned round = 0; round < rounds(); ++round) {
+        HostedTestpmd guest(bed.host, 0);
+        bed.daemon.wait_for_connection(0, true);
+        // Until testpmd forwards, its frames are lost.
+        bed.under_flood([] {});
+        bed.check_exchange(kWarmUp);
+        const nlohmann::json before = bed.daemon.stats();
+        bed.check_exchange(kFrames);
+        const nlohmann::json after = bed.daemon.stats();
+        INFO(after.dump());
+        CHECK(zero_copied_share(before.at("vms").at(0), after.at("vms").at(0)) >= kLeastZeroCopied);
+    }
+    bed.daemon.terminate();
+    CHECK(bed.host.dma_faults() == 0);
+}
+
+TEST_CASE("A frontend that is killed under traffic leaves nothing for the NIC to write to",
+          "[kill]") {
+    Bed bed(2);
+    HostedFrontend neighbour(bed.host, 1, {.huge_pages = false});
+    neighbour.order("echo");
+    for (unsigned round = 0; round < rounds(); ++round) {
+        auto guest = std::make_unique<HostedFrontend>(
+            bed.host, 0, FrontendOptions{.huge_pages = round % 2 == 0});
+        guest->order("echo");
+        bed.daemon.wait_for_connection(0, true);
+        bed.under_flood([&] {
+            guest->kill();
+            bed.daemon.wait_for_connection(0, false);
+        });
+        CHECK(bed.host.dma_faults() == 0);
+
+        guest = std::make_unique<HostedFrontend>(bed.host, 0);
+        guest->order("echo");
+        bed.daemon.wait_for_connection(0, true);
+        bed.check_exchange(kFrames);
+        check_untouched(*guest);
+        check_untouched(neighbour);
+        guest->order("leave");
+    }
+    bed.daemon.terminate();
+    CHECK(bed.host.dma_faults() == 0);
+}
+
+TEST_CASE("Guest memory comes and goes under traffic", "[memory]") {
+    Bed bed(2);
+    // One for each kind of page and of message.
+    HostedFrontend guests[] = {{bed.host, 0, {.huge_pages = true, .whole_tables = true}},
+                               {bed.host, 1, {.huge_pages = false}}};
+    for (HostedFrontend& guest : guests) guest.order("echo");
+    for (unsigned round = 0; round < rounds(); ++round) {
+        bed.under_flood([&] {
+            for (HostedFrontend& guest : guests) guest.order("plug");
+        });
+        bed.check_exchange(kFrames);
+        bed.under_flood([&] {
+            for (HostedFrontend& guest : guests) {
+                guest.order("unplug");
+                const auto removed = [&] { return guest.stat().at("spare") == "removed"; };
+                CHECK(wait_until(removed, HostedDaemon::kTimeout));
+            }
+        });
+        bed.check_exchange(kFrames);
+        for (HostedFrontend& guest : guests) check_untouched(guest);
+        CHECK(bed.host.dma_faults() == 0);
+    }
+    bed.daemon.terminate();
+    CHECK(bed.host.dma_faults() == 0);
+}
+
+}  // namespace
+}  // namespace zecorx::test
