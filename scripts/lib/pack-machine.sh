@@ -57,6 +57,16 @@ pack_libraries_of() {
     done
 }
 
+# QEMU and what it needs to boot Linux.
+pack_qemu() {
+    local file
+    pack_program "$(command -v qemu-system-x86_64)"
+    for file in /usr/share/seabios/bios-256k.bin /usr/share/qemu/{kvmvapic,linuxboot_dma}.bin; do
+        [[ -e $file ]] || die "QEMU's $file is missing: run install-deps."
+        install -D -m 644 "$file" "$root$file"
+    done
+}
+
 # The program $1 as /usr/bin/NAME.
 pack_program() {
     install -m 755 --strip "$1" "$root/usr/bin/${1##*/}"

@@ -3,11 +3,17 @@
 #include <stdexcept>
 
 #include "hosted_daemon.h"
+#include "support/wait.h"
 
 namespace zecorx::test {
 namespace {
 
 std::string name_of(unsigned vm) { return "guest" + std::to_string(vm); }
+
+std::string to_text(const Ipv4& ip) {
+    return std::to_string(ip[0]) + "." + std::to_string(ip[1]) + "." + std::to_string(ip[2]) + "." +
+           std::to_string(ip[3]);
+}
 
 // What is left running after a test does no harm: the machine ends with it.
 void stop_if_running(EmulatedHost& host, const std::string& name) {
@@ -48,5 +54,33 @@ HostedTestpmd::HostedTestpmd(EmulatedHost& host, unsigned vm) : host_(host), nam
 }
 
 HostedTestpmd::~HostedTestpmd() { stop_if_running(host_, name_); }
+
+// The control port of its init is stdin and stdout of its QEMU.
+HostedLinux::HostedLinux(EmulatedHost& host, unsigned vm) : host_(host), name_(name_of(vm)) {
+    host_.start(name_,
+                "qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot"
+                " -machine q35,memory-backend=memory -accel tcg,thread=single,tb-size=64"
+                " -cpu qemu64 -m 128 -object memory-backend-memfd,id=memory,size=128M,share=on"
+                " -kernel /guest/guest-vmlinuz -initrd /guest/guest-initramfs"
+                " -append \"" +
+                    std::string(Machine::kKernelWords) + " zecorx.ip=" + to_text(kIp) +
+                    "/24\" -chardev socket,id=vhost,path=" + HostedDaemon::socket(vm) +
+                    " -netdev vhost-user,id=net,chardev=vhost"
+                    " -device virtio-net-pci,netdev=net,romfile=,mac=" +
+                    HostedDaemon::mac(vm).to_string() + " -serial null -serial stdio");
+    wait_for_line("@@READY", kBootTimeout);
+    host_.write_line(name_,
+                     "arp -s " + to_text(kPeerIp) + " " + kPeerMac.to_string() + " && echo known");
+    wait_for_line("known", HostedDaemon::kTimeout);
+}
+
+HostedLinux::~HostedLinux() { stop_if_running(host_, name_); }
+
+void HostedLinux::wait_for_line(const std::string& wanted, std::chrono::seconds timeout) {
+    const auto said = [&] { return host_.machine().run("read-line " + name_).output; };
+    if (!wait_until([&] { return said().starts_with(wanted); }, timeout)) {
+        throw std::runtime_error("the guest in the emulated host does not say " + wanted);
+    }
+}
 
 }  // namespace zecorx::test

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "emulated_host.h"
+#include "guest/frames.h"
 
 namespace zecorx::test {
 
@@ -44,6 +46,30 @@ class HostedTestpmd {
     HostedTestpmd& operator=(const HostedTestpmd&) = delete;
 
   private:
+    EmulatedHost& host_;
+    const std::string name_;
+};
+
+// Linux under QEMU in an emulated host that make-emulated-host made --with-guest. Its eth0 has
+// kIp, and it knows the wire's end by kPeerIp and kPeerMac.
+//
+// Thread rule: all methods on the test's main thread.
+class HostedLinux {
+  public:
+    static constexpr Ipv4 kIp{10, 0, 0, 1};
+    static constexpr Ipv4 kPeerIp{10, 0, 0, 2};
+    // Two processors emulate one that emulates one.
+    static constexpr std::chrono::seconds kBootTimeout{400};
+
+    // Returns when it is up.
+    HostedLinux(EmulatedHost& host, unsigned vm);
+    ~HostedLinux();
+    HostedLinux(const HostedLinux&) = delete;
+    HostedLinux& operator=(const HostedLinux&) = delete;
+
+  private:
+    void wait_for_line(const std::string& wanted, std::chrono::seconds timeout);
+
     EmulatedHost& host_;
     const std::string name_;
 };

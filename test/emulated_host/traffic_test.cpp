@@ -183,5 +183,34 @@ TEST_CASE("Guest memory comes and goes under traffic", "[memory]") {
     CHECK(bed.host.dma_faults() == 0);
 }
 
+// Whether the guest answers an echo request with what was in it.
+bool answers(Wire& wire, std::uint32_t seq) {
+    wire.send(
+        make_echo_request({.dst = HostedDaemon::mac(0), .seq = seq, .size = size_of_numbered(seq)},
+                          HostedLinux::kPeerIp, HostedLinux::kIp));
+    const auto deadline = std::chrono::steady_clock::now() + Machine::kCommandTimeout;
+    while (std::chrono::steady_clock::now() < deadline) {
+        const auto frame = wire.receive(Machine::kCommandTimeout);
+        if (frame && check_frame(*frame) == seq) return frame->size() == size_of_numbered(seq);
+    }
+    return false;
+}
+
+// Minutes long: an emulated processor that emulates another.
+TEST_CASE("A Linux guest in the emulated host gets its frames without a copy", "[nested]") {
+    constexpr std::uint32_t kRequests = 200;
+    Bed bed(1);
+    HostedLinux guest(bed.host, 0);
+    const nlohmann::json before = bed.daemon.stats();
+    std::uint32_t answered = 0;
+    for (std::uint32_t seq = 0; seq < kRequests; ++seq) answered += answers(bed.host.wire(), seq);
+    CHECK(answered == kRequests);
+    const nlohmann::json after = bed.daemon.stats();
+    INFO(after.dump());
+    CHECK(zero_copied_share(before.at("vms").at(0), after.at("vms").at(0)) >= kLeastZeroCopied);
+    bed.daemon.terminate();
+    CHECK(bed.host.dma_faults() == 0);
+}
+
 }  // namespace
 }  // namespace zecorx::test

@@ -13,9 +13,12 @@ namespace {
 constexpr std::size_t kEtherHeader = 14;
 constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kUdpHeader = 8;
+constexpr std::size_t kIcmpHeader = 8;
+static_assert(kIcmpHeader == kUdpHeader);  // for payload_offset()
 constexpr std::uint16_t kEtherTypeVlan = 0x8100;
 constexpr std::uint16_t kEtherTypeIpv4 = 0x0800;
 constexpr std::uint16_t kEtherTypeArp = 0x0806;
+constexpr std::uint8_t kProtocolIcmp = 1;
 constexpr std::uint8_t kProtocolUdp = 17;
 
 // Appends fields in network byte order.
@@ -70,17 +73,18 @@ void append_payload(Frame& frame, std::uint32_t seq, std::size_t frame_size) {
     write_numbered(std::span(frame).subspan(start), seq);
 }
 
-void append_ipv4_header(Frame& frame, const UdpSpec& udp, std::size_t total_length) {
+void append_ipv4_header(Frame& frame, const Ipv4& src_ip, const Ipv4& dst_ip, std::uint8_t protocol,
+                        std::size_t total_length) {
     const std::size_t start = frame.size();
     Writer out(frame);
     out.u16(0x4500);  // version 4, 5 words of header, default service
     out.u16(static_cast<std::uint16_t>(total_length));
     out.u32(0x0000'4000);  // no identification, don't fragment
     out.u8(64);            // time to live
-    out.u8(kProtocolUdp);
+    out.u8(protocol);
     out.u16(0);  // checksum, once the rest is there
-    out.octets(udp.src_ip);
-    out.octets(udp.dst_ip);
+    out.octets(src_ip);
+    out.octets(dst_ip);
     const std::span header = std::span(frame).subspan(start, kIpv4Header);
     store_u16(header, 10, internet_checksum(header));
 }
@@ -95,7 +99,7 @@ std::uint16_t udp_checksum(std::span<const std::byte> ip_packet) {
     return sum == 0 ? 0xFFFF : sum;  // 0 would say "no checksum"
 }
 
-// Offset of the payload behind the headers make_frame() and make_udp_frame() write.
+// Offset of the payload behind the headers of the frames that are made here.
 std::optional<std::size_t> payload_offset(std::span<const std::byte> frame) {
     std::size_t offset = kEtherHeader;
     if (frame.size() < kEtherHeader + kVlanTagSize) return std::nullopt;
@@ -132,7 +136,7 @@ Frame make_udp_frame(const FrameSpec& spec, const UdpSpec& udp) {
     frame.reserve(spec.size);
     append_ether_header(frame, spec, kEtherTypeIpv4);
     const std::size_t ip_start = frame.size();
-    append_ipv4_header(frame, udp, spec.size - ip_start);
+    append_ipv4_header(frame, udp.src_ip, udp.dst_ip, kProtocolUdp, spec.size - ip_start);
     Writer out(frame);
     out.u16(udp.src_port);
     out.u16(udp.dst_port);
@@ -141,6 +145,22 @@ Frame make_udp_frame(const FrameSpec& spec, const UdpSpec& udp) {
     append_payload(frame, spec.seq, spec.size);
     const std::span packet = std::span(frame).subspan(ip_start);
     store_u16(packet, kIpv4Header + 6, udp_checksum(packet));
+    return frame;
+}
+
+Frame make_echo_request(const FrameSpec& spec, const Ipv4& src_ip, const Ipv4& dst_ip) {
+    Frame frame;
+    frame.reserve(spec.size);
+    append_ether_header(frame, spec, kEtherTypeIpv4);
+    append_ipv4_header(frame, src_ip, dst_ip, kProtocolIcmp, spec.size - frame.size());
+    const std::size_t icmp_start = frame.size();
+    Writer out(frame);
+    out.u16(0x0800);  // RFC 792: echo request
+    out.u16(0);       // checksum, once the rest is there
+    out.u32(spec.seq);
+    append_payload(frame, spec.seq, spec.size);
+    const std::span message = std::span(frame).subspan(icmp_start);
+    store_u16(message, 2, internet_checksum(message));
     return frame;
 }
 

@@ -46,11 +46,13 @@ struct UdpSpec {
 Frame make_frame(const FrameSpec& spec);
 // The same payload inside UDP over IPv4, both checksums correct.
 Frame make_udp_frame(const FrameSpec& spec, const UdpSpec& udp = {});
+// The same payload in an ICMP echo request; check_frame() takes the reply, too.
+Frame make_echo_request(const FrameSpec& spec, const Ipv4& src_ip, const Ipv4& dst_ip);
 
 // "Who has target_ip?", broadcast.
 Frame make_arp_request(const MacAddress& sender, const Ipv4& sender_ip, const Ipv4& target_ip);
 
-// The sequence number of a frame from make_frame() or make_udp_frame(), or nothing if a single
+// The sequence number of a frame that was made by the above, or nothing if a single
 // byte of its payload or its length is wrong. Bytes of padding up to kMinFrame are accepted.
 std::optional<std::uint32_t> check_frame(std::span<const std::byte> frame);
 

@@ -57,6 +57,18 @@ TEST_CASE("a UDP frame carries correct checksums") {
     }
 }
 
+TEST_CASE("an echo request carries correct checksums") {
+    for (const std::size_t size : {60, 61, 1513, 1514}) {
+        const Frame frame =
+            make_echo_request({.seq = 12, .size = size}, {10, 0, 0, 2}, {10, 0, 0, 1});
+        CHECK(frame.size() == size);
+        CHECK(check_frame(frame) == 12);
+        const auto packet = std::span<const std::byte>(frame).subspan(14);
+        CHECK(internet_checksum(packet.first(20)) == 0);
+        CHECK(internet_checksum(packet.subspan(20)) == 0);
+    }
+}
+
 TEST_CASE("the checksum follows the worked example of RFC 1071") {
     const std::array bytes{std::byte{0x00}, std::byte{0x01}, std::byte{0xf2}, std::byte{0x03},
                            std::byte{0xf4}, std::byte{0xf5}, std::byte{0xf6}, std::byte{0xf7}};

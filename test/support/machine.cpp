@@ -17,12 +17,9 @@ constexpr const char* kReady = "@@READY\n";
 std::vector<std::string> qemu_command(const MachineOptions& options) {
     std::vector<std::string> command{
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
-        // la57 costs boot time, and a tickless kernel can hang under TCG.
+        // la57 costs boot time.
         "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-kernel", options.kernel, "-initrd",
-        options.initramfs, "-append",
-        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
-        "random.trust_cpu=on nohz=off highres=off " +
-            options.kernel_words,
+        options.initramfs, "-append", Machine::kKernelWords + (" " + options.kernel_words),
         "-serial", "file:" + (options.directory / "console.log").string(), "-serial", "stdio"};
     command.insert(command.end(), options.arguments.begin(), options.arguments.end());
     return command;

@@ -20,7 +20,7 @@ struct MachineOptions {
     std::filesystem::path directory;  // for its logs; made if missing
     std::string kernel;
     std::string initramfs;
-    std::string kernel_words;            // besides those that every machine has
+    std::string kernel_words;            // besides kKernelWords
     std::vector<std::string> arguments;  // of QEMU: memory and devices
 };
 
@@ -31,6 +31,10 @@ struct MachineOptions {
 // Thread rule: all methods on the test's main thread.
 class Machine {
   public:
+    // Those that every machine has. A tickless kernel can hang under TCG.
+    static constexpr const char* kKernelWords =
+        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+        "random.trust_cpu=on nohz=off highres=off";
     // Under load a boot that takes 3 s alone may take long.
     static constexpr std::chrono::seconds kBootTimeout{90};
     static constexpr std::chrono::seconds kCommandTimeout{30};
