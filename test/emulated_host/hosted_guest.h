@@ -11,6 +11,7 @@ namespace zecorx::test {
 
 struct FrontendOptions {
     bool huge_pages = true;     // guest memory on 2 MiB pages; else 4 KiB
+    unsigned ring = 1024;       // descriptors of either queue
     bool whole_tables = false;  // memory tables as a whole; else region by region
 };
 

@@ -145,13 +145,14 @@ TEST_CASE("A frontend that is killed under traffic leaves nothing for the NIC to
         });
         CHECK(bed.host.dma_faults() == 0);
 
+        guest.reset();
         guest = std::make_unique<HostedFrontend>(bed.host, 0);
         guest->order("echo");
         bed.daemon.wait_for_connection(0, true);
         bed.check_exchange(kFrames);
         check_untouched(*guest);
         check_untouched(neighbour);
-        guest->order("leave");
+        guest.reset();
     }
     bed.daemon.terminate();
     CHECK(bed.host.dma_faults() == 0);
