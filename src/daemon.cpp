@@ -20,12 +20,21 @@ namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(5);
 
+// A further software 82599 is another device, unless its arguments say which it is.
+std::string with_address(const std::string& args, std::size_t index) {
+    constexpr std::size_t kFirstBus = 3;
+    if (index == 0 || args.find("bdf=") != args.npos) return args;
+    const std::string bdf = fmt::format("bdf=0000:{:02x}:00.0", kFirstBus + index);
+    return args.empty() ? bdf : bdf + "," + args;
+}
+
 // All software 82599s of the daemon; null: none.
 std::unique_ptr<soft82599::Machine> make_soft_nics(const Options& options) {
     soft82599::Config config;
     for (const NicOptions& nic : options.nics) {
         if (!nic.soft) continue;
-        soft82599::PortConfig port = soft82599::parse_port_config(nic.soft_args);
+        soft82599::PortConfig port =
+            soft82599::parse_port_config(with_address(nic.soft_args, config.ports.size()));
         port.idle_sleep = options.idle_sleep;
         config.ports.push_back(port);
     }
@@ -36,6 +45,15 @@ void check_nic(const NicOptions& nic, bool unsafe_allowed) {
     if (nic.bdf.empty()) return;
     check_pci_device(nic.bdf);
     if (!unsafe_allowed) check_iommu(nic.bdf);
+}
+
+void check_workers(const Options& options) {
+    const std::size_t most = Worker::kMaxDatapaths * options.worker_cpus.size();
+    if (options.vms.size() <= most) return;
+    throw std::runtime_error(
+        fmt::format("{} VMs are more than {} workers serve; give --lcores a CPU "
+                    "for every {} of them",
+                    options.vms.size(), options.worker_cpus.size(), Worker::kMaxDatapaths));
 }
 
 EalDevices eal_devices(const Options& options, const std::vector<std::string>& names) {
@@ -94,6 +112,7 @@ sigset_t ending_signals() {
 
 Daemon::Daemon(const Options& options) : options_(options) {
     check_permission();
+    check_workers(options_);
     for (const NicOptions& nic : options_.nics) check_nic(nic, options_.unsafe_no_iommu);
     if (std::ranges::any_of(options_.vms, &VmOptions::default_socket)) {
         runtime_directory_ = std::make_unique<RuntimeDirectory>(zecorx::runtime_directory());

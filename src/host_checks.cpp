@@ -88,8 +88,8 @@ void check_pci_device(const std::string& bdf) {
     const std::string driver = driver_of(bdf);
     if (driver == "vfio-pci" || std::ranges::count(kUioDrivers, driver) != 0) return;
     throw std::runtime_error(
-        fmt::format("PCI device {} is bound to {}; bind it to vfio-pci with 'dpdk-devbind.py -b "
-                    "vfio-pci {}' (the kernel loses the interface)",
+        fmt::format("PCI device {} is bound to {}; bind it to vfio-pci with 'scripts/bind-nic "
+                    "{}' (the kernel loses the interface)",
                     bdf, driver.empty() ? "no driver" : "the kernel driver " + driver, bdf));
 }
 

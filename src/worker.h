@@ -17,6 +17,8 @@ namespace zecorx {
 
 class Worker final : public Poller {
   public:
+    static constexpr std::size_t kMaxDatapaths = 64;  // VMDq pools of an 82599
+
     // Starts on the EAL lcore `lcore`. `idle_sleep` bounds the sleep of a worker that finds
     // nothing; 0 polls without sleeping. Throws std::runtime_error.
     Worker(unsigned lcore, std::chrono::microseconds idle_sleep);
@@ -37,8 +39,6 @@ class Worker final : public Poller {
     void apply(const Command& command) noexcept;
     bool poll_all() noexcept;
     void hand_over(Command command);
-
-    static constexpr std::size_t kMaxDatapaths = 64;  // VMDq pools of an 82599
 
     const unsigned lcore_;
     const std::chrono::microseconds idle_sleep_;

@@ -43,7 +43,7 @@ sanitized_tests() {
     case $1 in
         unit) echo unit differential soft82599_unit vhost_user_unit cli_unit guest_selftest ;;
         integration)
-            echo integration hostile isolation steering transmit_offload jumbo soft82599_ixgbe \
+            echo integration hostile isolation memory_lock restarting_port steering transmit_offload jumbo soft82599_ixgbe \
                 soft82599_machine
             ;;
     esac

@@ -27,6 +27,7 @@ std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, const Wi
     std::vector<std::string> command{environment("ZECORX_VHOST"), "--stats-interval", "1",
                                      "--stats-format", "json"};
     std::ranges::copy(nic(wire), std::back_inserter(command));
+    std::ranges::copy(wire.further, std::back_inserter(command));
     for (std::size_t i = 0; i < vms.size(); ++i) {
         command.insert(command.end(),
                        {"--vdev", "net_vhost" + std::to_string(i) +

@@ -25,6 +25,7 @@ struct WireSpec {
     unsigned mtu = 1500;         // of the port and of the host's end
     std::string interface = {};  // its name; empty: kWire
     std::string port = {};       // what --port gets, a wire of its own; empty: a software 82599
+    std::vector<std::string> further = {};  // arguments: other ports
 };
 
 // zecorx-vhost on a software 82599 whose wire is a TAP interface in a network namespace, or on

@@ -1,7 +1,10 @@
 // A guest on ports that are no 82599: one queue, no DMA, and still the driver's write the only
 // copy.
+#include <sys/socket.h>
+
 #include <catch2/catch_test_macros.hpp>
 
+#include "packet_socket.h"
 #include "support/wait.h"
 #include "test_bed.h"
 
@@ -76,6 +79,47 @@ TEST_CASE("A guest has a packet socket to itself, and reboots", "[port-af-packet
             netns.switch_off_offloads("nic0");
         });
     serve_and_reboot(bed);
+}
+
+TEST_CASE("Guests on two ports of one daemon are apart, with statistics of their own", "[ports]") {
+    const TempDir directory;
+    const NetNamespace netns;
+    const std::string second = "wire1";
+    std::vector<VmSpec> vms;
+    for (unsigned n : {0U, 1U}) {
+        vms.push_back({directory.path() / ("vhost" + std::to_string(n)), guest_mac(n),
+                       n == 0 ? ",port=soft" : ",port=soft2"});
+    }
+    Daemon daemon(netns, directory.path(), vms,
+                  {.address = {}, .further = {"--pci", "soft,wire=tap:" + second}});
+    netns.ip({"link", "set", second, "up"});
+    netns.ip({"address", "add", std::string(kWireIp) + "/24", "dev", second});
+    QemuGuest guest({.directory = directory.path() / "guest",
+                     .socket = vms[1].socket,
+                     .mac = guest_mac(1),
+                     .address = guest_ip(1) + "/24",
+                     .layout = {}});
+    guest.wait_ready();
+    daemon.wait_for_connection(1, true);
+
+    const IcmpPeer on_second(guest_mac(1), guest_ip(1), netns.mac(second), kWireIp);
+    CHECK(exchange(netns, second, on_second, kPings).returned == kPings);
+    // Its address means nothing on the other port.
+    const UniqueFd first = packet_socket(netns, Daemon::kWire);
+    for (unsigned number = 0; number < kPings; ++number) {
+        const Frame frame = on_second.request(number);
+        REQUIRE(::send(first.get(), frame.data(), frame.size(), 0) >= 0);
+    }
+    const nlohmann::json ports =
+        daemon
+            .wait_for_stats([](const nlohmann::json& stats) {
+                return stats.at("ports").at(0).at("soft82599").at("rx_dropped_filter") >= kPings;
+            })
+            .at("ports");
+    CHECK(ports.at(1).at("rx_packets") >= kPings);
+    CHECK(ports.at(1).at("soft82599").at("rx_dropped_filter") == 0);
+    CHECK(ports.at(0).at("rx_packets") == 0);
+    daemon.terminate();
 }
 
 }  // namespace

@@ -78,7 +78,7 @@ TEST_CASE("a PCI device must exist and be free of kernel drivers") {
     CHECK_THAT(error_of([] { check_pci_device("0000:04:00.0"); }),
                ContainsSubstring("no PCI device 0000:04:00.0"));
     CHECK_THAT(error_of([] { check_pci_device("0000:03:00.0"); }),
-               ContainsSubstring("kernel driver ixgbe") && ContainsSubstring("dpdk-devbind.py"));
+               ContainsSubstring("kernel driver ixgbe") && ContainsSubstring("scripts/bind-nic"));
     CHECK_THAT(error_of([] { check_pci_device("0000:03:00.1"); }), ContainsSubstring("no driver"));
     CHECK(error_of([] { check_pci_device("0000:03:00.2"); }).empty());
     CHECK_FALSE(uses_uio("0000:03:00.2"));

@@ -269,6 +269,14 @@ TEST_CASE("several ports are named by the VMs that are on them") {
     CHECK(options.vms[2].port == "net_tap0");
 }
 
+TEST_CASE("the ports of the command line replace those of a configuration file") {
+    const ConfigFile file("pci = 0000:03:00.0\npci = 0000:03:00.1\nvdev = a,port=0000:03:00.1\n");
+    CHECK(parse({"--config", file.path()}).nics.size() == 2);
+    const Options options = parse({"--config", file.path(), "--pci", "0000:03:00.1"});
+    REQUIRE(options.nics.size() == 1);
+    CHECK(options.nics[0].bdf == "0000:03:00.1");
+}
+
 TEST_CASE("a VM is on the only port there is") {
     CHECK(parse({"--vdev", "a"}).vms[0].port == "soft");
     CHECK(parse({"--vdev", "a", "--port", "net_af_packet0,iface=eth1"}).vms[0].port ==
@@ -291,6 +299,8 @@ TEST_CASE("ports that cannot be meant are refused with the remedy") {
 TEST_CASE("NICs that nothing confines have to be asked for") {
     CHECK_FALSE(parse({"--vdev", "a"}).unsafe_no_iommu);
     CHECK(parse({"--vdev", "a", "--unsafe-no-iommu"}).unsafe_no_iommu);
+    const ConfigFile file("vdev = a\nunsafe-no-iommu = true\n");
+    CHECK(parse({"--config", file.path()}).unsafe_no_iommu);
 }
 
 }  // namespace zecorx
