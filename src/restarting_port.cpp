@@ -64,8 +64,7 @@ void RestartingPort::check_vms() const {
     if (vms_.size() > most) {
         throw std::runtime_error(
             fmt::format("{} VMs asked for, but port {} can serve {}; use fewer --vdev, or give "
-                        "them other ports "
-                        "with port=",
+                        "them other ports with port=",
                         vms_.size(), name(), most));
     }
     for (const VmOptions& vm : vms_) {
@@ -74,15 +73,13 @@ void RestartingPort::check_vms() const {
         if (vm.rxbuf && !device_.has_dma()) key = "rxbuf";
         if (key == nullptr) continue;
         throw std::runtime_error(
-            fmt::format("--vdev {}: {}= is not possible on port {}; leave it "
-                        "out, or use an 82599",
+            fmt::format("--vdev {}: {}= is not possible on port {}; leave it out, or use an 82599",
                         vm.name, key, name()));
     }
     if (vmdq() && geometry_.mtu > kDefaultMtu) {
         throw std::runtime_error(
             fmt::format("port {} takes no frames for VMDq pools beyond an MTU of {}; leave mtu={} "
-                        "out, or use an "
-                        "82599",
+                        "out, or use an 82599",
                         name(), kDefaultMtu, geometry_.mtu));
     }
 }
@@ -105,8 +102,9 @@ void RestartingPort::choose_room() {
     } catch (const std::exception&) {
         room_ = round_up(room_, kNicBufferStep);
     }
+    take_queues();  // and with them the pool's buffers
     queues_[0].pool = nullptr;
-    configure();  // takes the queue's buffers back
+    configure();
 }
 
 VmQueues RestartingPort::queues_of(std::uint16_t index) const {
@@ -218,8 +216,7 @@ void RestartingPort::try_stopping() {
     if (!all_buffers_back()) {
         throw std::runtime_error(
             fmt::format("the driver {} of port {} keeps its receive buffers when the port is "
-                        "stopped, so no guest "
-                        "memory can be given to it; use another NIC",
+                        "stopped, so no guest memory can be given to it; use another NIC",
                         device_.info.driver_name, name()));
     }
 }
@@ -245,13 +242,13 @@ void RestartingPort::change(std::uint16_t queue, bool runs, const std::function<
         if (each.running) others.push_back(each.tenant);
     }
     for (PortTenant* tenant : others) tenant->pause();
-    halt();
+    must([this] { halt(); }, others.size());
     if (runs && queues_[queue].tenant != nullptr) queues_[queue].tenant->rewind();
     between();
     for (const Queue& each : queues_) {
         if (each.tenant != nullptr && &each != &queues_[queue]) each.tenant->rewind();
     }
-    if (runs || !others.empty()) go_on(others.size());
+    if (runs || !others.empty()) must([this] { go(); }, others.size());
     queues_[queue].running = runs;
     for (PortTenant* tenant : others) tenant->resume();
     if (!others.empty()) tell_outage(began, others.size());
@@ -262,9 +259,12 @@ void RestartingPort::halt() {
     if (std::exchange(started_, false)) {
         check(rte_eth_dev_stop(device_.id), fmt::format("stop port {}", name()));
     }
-    if (!queues_given_up_) return;
-    // Some drivers let go of a buffer with its queue only. One that cannot be without a queue
-    // complains after it has lost it.
+    if (queues_given_up_) take_queues();
+}
+
+// Some drivers let go of a buffer with its queue only. One that cannot be without a queue complains
+// after it has lost it.
+void RestartingPort::take_queues() {
     const rte_eth_conf conf = configuration();
     const std::uint32_t level = rte_log_get_global_level();
     rte_log_set_global_level(RTE_LOG_CRIT);
@@ -282,13 +282,13 @@ void RestartingPort::go() {
 }
 
 // The others could not even be told that they have lost the port.
-void RestartingPort::go_on(std::size_t others) {
+void RestartingPort::must(const std::function<void()>& step, std::size_t others) {
     try {
-        go();
+        step();
     } catch (const std::exception& error) {
         if (others == 0) throw;
-        spdlog::critical("{}, with {} VMs on it: the daemon must be started anew", error.what(),
-                         others);
+        spdlog::critical("{}, with {} other VMs on it: the daemon must be started anew",
+                         error.what(), others);
         std::abort();
     }
 }
@@ -304,33 +304,32 @@ void RestartingPort::tell_outage(std::chrono::steady_clock::time_point began, st
 // Where the NIC has no filter for an address, the VM that has the port gets every frame.
 void RestartingPort::steer(const VmQueues& queues, rte_ether_addr& mac) {
     if (vmdq()) return Port::steer(queues, mac);
-    if (filters_addresses_) {
-        const int result = rte_eth_dev_mac_addr_add(device_.id, &mac, 0);
-        if (result == 0) return;
-        filters_addresses_ = false;
-    }
+    const bool filtered = rte_eth_dev_mac_addr_add(device_.id, &mac, 0) == 0;
+    if (filtered && !vms_.front().promisc) return;
+    promiscuous_ = true;
     const int result = rte_eth_promiscuous_enable(device_.id);
     if (result != 0 && result != -ENOTSUP) {
         check(result, fmt::format("receive all frames on port {}", name()));
     }
 }
 
+// The port's own address stays in its filter, and so does what it had no room for.
 void RestartingPort::unsteer(rte_ether_addr& mac) {
-    if (filters_addresses_) return Port::unsteer(mac);
-    rte_eth_promiscuous_disable(device_.id);
+    if (vmdq()) return Port::unsteer(mac);
+    rte_eth_dev_mac_addr_remove(device_.id, &mac);
+    const bool last = steered_.size() == 1;
+    if (last && std::exchange(promiscuous_, false)) rte_eth_promiscuous_disable(device_.id);
 }
 
 std::vector<std::string> RestartingPort::limits() const {
     std::vector<std::string> words;
     if (vmdq()) {
         words.emplace_back(
-            "its driver stops no single queue: whenever a VM comes, goes or changes its memory, "
-            "the "
+            "its driver stops no single queue: when a VM comes, goes or changes its memory, the "
             "port is stopped and the other VMs are paused, some milliseconds");
         words.emplace_back(
             "it has no filters of one pool: every VM gets all multicast, and vlan=, trunk=, "
-            "promisc= "
-            "and an MTU beyond 1500 are not possible");
+            "promisc= and an MTU beyond 1500 are not possible");
         words.emplace_back("VMs on it reach each other through the switch outside only");
     } else {
         words.emplace_back("it has one queue: one VM has the port");

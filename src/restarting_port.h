@@ -53,8 +53,9 @@ class RestartingPort final : public Port {
 
     void change(std::uint16_t queue, bool runs, const std::function<void()>& between);
     void halt();
+    void take_queues();
     void go();
-    void go_on(std::size_t others);
+    void must(const std::function<void()>& step, std::size_t others);
     void tell_outage(std::chrono::steady_clock::time_point began, std::size_t others);
     void steer(const VmQueues& queues, rte_ether_addr& mac) override;
     void unsteer(rte_ether_addr& mac) override;
@@ -66,8 +67,8 @@ class RestartingPort final : public Port {
     std::uint32_t room_ = 0;           // bytes of its buffers
     std::vector<Queue> queues_;
     bool started_ = false;
-    bool queues_given_up_ = false;   // a stop takes its queues from the driver
-    bool filters_addresses_ = true;  // else the port is promiscuous
+    bool queues_given_up_ = false;  // a stop takes its queues from the driver
+    bool promiscuous_ = false;      // its filter does not hold every address
 };
 
 }  // namespace zecorx
