@@ -29,8 +29,7 @@ HostedFrontend::HostedFrontend(EmulatedHost& host, unsigned vm, FrontendOptions 
     : host_(host), name_(name_of(vm)) {
     host_.start(name_, "vhost-frontend --mac " + HostedDaemon::mac(vm).to_string() +
                            (options.huge_pages ? " --huge-pages" : "") +
-                           (options.whole_tables ? " --whole-tables" : "") + " --ring " +
-                           std::to_string(options.ring));
+                           (options.whole_tables ? " --whole-tables" : ""));
     order("connect " + HostedDaemon::socket(vm));
 }
 
@@ -46,13 +45,12 @@ nlohmann::json HostedFrontend::stat() { return nlohmann::json::parse(host_.ask(n
 void HostedFrontend::kill() { host_.stop(name_, "KILL"); }
 
 HostedTestpmd::HostedTestpmd(EmulatedHost& host, unsigned vm) : host_(host), name_(name_of(vm)) {
-    host_.start(
-        name_,
-        "dpdk-testpmd --no-pci --in-memory --single-file-segments --no-telemetry -m 128"
-        " --lcores \"(0,1)@0\" --vdev net_virtio_user0,queues=1,queue_size=1024,mrg_rxbuf=1,path=" +
-            HostedDaemon::socket(vm) + ",mac=" + HostedDaemon::mac(vm).to_string() +
-            " -- --forward-mode=macswap --auto-start --no-lsc-interrupt"
-            " --rxd=1024 --txd=1024 --total-num-mbufs=8192");
+    host_.start(name_,
+                "dpdk-testpmd --no-pci --in-memory --single-file-segments --no-telemetry -m 128"
+                " --lcores \"(0,1)@0\" --vdev net_virtio_user0,queues=1,mrg_rxbuf=1,path=" +
+                    HostedDaemon::socket(vm) + ",mac=" + HostedDaemon::mac(vm).to_string() +
+                    " -- --forward-mode=macswap --auto-start --no-lsc-interrupt"
+                    " --total-num-mbufs=8192");
 }
 
 HostedTestpmd::~HostedTestpmd() { stop_if_running(host_, name_); }

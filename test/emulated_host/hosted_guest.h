@@ -11,7 +11,6 @@ namespace zecorx::test {
 
 struct FrontendOptions {
     bool huge_pages = true;     // guest memory on 2 MiB pages; else 4 KiB
-    unsigned ring = 1024;       // descriptors of either queue
     bool whole_tables = false;  // memory tables as a whole; else region by region
 };
 

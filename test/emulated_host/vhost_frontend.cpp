@@ -40,8 +40,8 @@ using namespace std::chrono_literals;
 constexpr auto kPatience = 60s;  // with a daemon on an emulated processor
 constexpr std::size_t kMainRegion = 0;
 constexpr std::size_t kSpareRegion = 1;
-constexpr std::size_t kMainBytes = 64_MiB;
-constexpr std::size_t kSpareBytes = 8_MiB;  // a page for each buffer of the longest ring
+constexpr std::size_t kMainBytes = 32_MiB;
+constexpr std::size_t kSpareBytes = 4_MiB;
 constexpr Gpa kSpareBase = 0x8000'0000;
 
 std::vector<RegionSpec> regions(PageSize page_size) {
@@ -71,8 +71,7 @@ Frame with_swapped_addresses(Frame frame) {
 
 struct Settings {
     PageSize page_size = PageSize::k4KiB;
-    std::uint16_t ring = 1024;  // descriptors of either queue
-    bool slots = true;          // memory regions are added and removed one by one
+    bool slots = true;  // memory regions are added and removed one by one
     MacAddress mac;
 };
 
@@ -161,9 +160,7 @@ void VhostFrontend::connect(const std::string& socket) {
     frontend_.emplace(Frontend::connect(socket, kPatience));
     const std::uint64_t features = frontend_->negotiate(wanted);
     if (!net_) {
-        net_.emplace(memory_, NetDriverOptions{.features = features,
-                                               .rx_size = settings_.ring,
-                                               .tx_size = settings_.ring});
+        net_.emplace(memory_, NetDriverOptions{.features = features});
         net_->rx().tolerate_scratch();
         net_->refill();
     }
@@ -332,9 +329,7 @@ std::optional<Settings> parse(int argc, char** argv) {
     all.add_options()                                                            //
         ("help,h", "print this help and exit")                                   //
         ("mac", po::value(&mac)->required()->value_name("ADDRESS"), "the VM's")  //
-        ("huge-pages", "guest memory on 2 MiB pages; else 4 KiB")(
-            "ring", po::value(&settings.ring)->value_name("N"),
-            "descriptors of either queue, up to 1024 [1024]")  //
+        ("huge-pages", "guest memory on 2 MiB pages; else 4 KiB")                //
         ("whole-tables", "memory tables as a whole; else region by region");
     po::variables_map values;
     po::store(po::parse_command_line(argc, argv, all), values);
