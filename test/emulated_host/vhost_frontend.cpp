@@ -69,6 +69,17 @@ Frame with_swapped_addresses(Frame frame) {
     return frame;
 }
 
+// Like dpdk(), at the same places each time the layout is set: nothing frees guest memory.
+RxLayout lasting_layout() {
+    return {"lasting", [places = std::make_shared<std::vector<RxBuffer>>()](
+                           FakeMemory& memory, std::uint32_t header, std::size_t ordinal) {
+                if (ordinal == places->size()) {
+                    places->push_back(RxLayout::dpdk().place(memory, header, ordinal));
+                }
+                return places->at(ordinal);
+            }};
+}
+
 struct Settings {
     PageSize page_size = PageSize::k4KiB;
     bool slots = true;  // memory regions are added and removed one by one
@@ -117,6 +128,7 @@ class VhostFrontend {
     FakeMemory memory_;
     std::optional<Frontend> frontend_;
     std::optional<NetDriver> net_;
+    std::array<RxLayout, 2> main_layouts_{lasting_layout(), lasting_layout()};
     bool left_ = false;  // with the driver's memory as it was then
     bool echo_ = false;
     Spare spare_ = Spare::kAbsent;
@@ -198,7 +210,9 @@ void VhostFrontend::plug() {
 }
 
 void VhostFrontend::unplug() {
-    net_->rx().set_layout(RxLayout::dpdk());
+    // Buffers of the layout before may not have come back until the region is removed.
+    std::swap(main_layouts_[0], main_layouts_[1]);
+    net_->rx().set_layout(main_layouts_[0]);
     due_ = reaped_ + net_->rx().queue().outstanding();
     spare_ = Spare::kDraining;
 }
