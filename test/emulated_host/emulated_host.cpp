@@ -4,6 +4,8 @@
 #include <exception>
 #include <iostream>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "support/environment.h"
 #include "support/wait.h"
@@ -13,26 +15,36 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// With interrupt remapping, which vfio asks for, and caching mode, without which QEMU does not
-// learn what the kernel maps.
-MachineOptions machine_options(const std::filesystem::path& directory, const Wire& wire) {
+MachineOptions machine_options(const std::filesystem::path& directory, const Wire& wire,
+                               const HostOptions& options) {
+    std::vector<std::string> arguments{"-machine", "q35", "-smp", "2", "-m", "2G", "-no-reboot"};
+    // With interrupt remapping, which vfio asks for, and caching mode, without which QEMU does not
+    // learn what the kernel maps.
+    const std::vector<std::string> iommu{"-device", "intel-iommu,intremap=on,caching-mode=on"};
+    if (options.iommu) arguments.insert(arguments.end(), iommu.begin(), iommu.end());
+    const std::vector<std::string> nic{
+        "-netdev", wire.netdev() + ",id=wire", "-device",
+        options.nic + ",netdev=wire,mac=52:54:00:82:57:60,addr=04.0"};
+    arguments.insert(arguments.end(), nic.begin(), nic.end());
     return {.directory = directory,
             .kernel = environment("EMULATED_HOST_KERNEL"),
             .initramfs = environment("EMULATED_HOST_INITRAMFS"),
-            .kernel_words = "intel_iommu=on zecorx.hugepages=256",
-            .arguments = {"-machine", "q35", "-smp", "2", "-m", "2G", "-no-reboot", "-device",
-                          "intel-iommu,intremap=on,caching-mode=on", "-netdev",
-                          wire.netdev() + ",id=wire", "-device",
-                          "igb,netdev=wire,mac=52:54:00:82:57:60,addr=04.0"}};
+            .kernel_words = std::string(options.iommu ? "intel_iommu=on" : "intel_iommu=off") +
+                            " zecorx.hugepages=256",
+            .arguments = std::move(arguments)};
 }
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
 
-EmulatedHost::EmulatedHost()
-    : wire_(directory_.path()), machine_(machine_options(directory_.path(), wire_)) {
+EmulatedHost::EmulatedHost(const HostOptions& options)
+    : wire_(directory_.path()), machine_(machine_options(directory_.path(), wire_, options)) {
     machine_.wait_ready();
+    // Else vfio-pci takes no device that is in no group.
+    if (!options.iommu) {
+        machine_.must("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
+    }
     iommu_group_ = first_line(machine_.must(std::string("bind-vfio ") + kNic));
 }
 

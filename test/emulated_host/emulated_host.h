@@ -10,7 +10,13 @@
 
 namespace zecorx::test {
 
-// A host in QEMU, with an Intel IOMMU and an igb NIC (82576) behind it, that runs the programs
+struct HostOptions {
+    bool iommu = true;
+    std::string nic = "igb";  // QEMU's device, and its properties
+};
+
+// A host in QEMU, with an Intel IOMMU, unless it is left out, and a NIC behind it, an 82576 (igb)
+// unless it is another, that runs the programs
 // under test. Its kernel reports each access of the NIC to memory that nobody mapped for it.
 //
 // Thread rule: all methods on the test's main thread.
@@ -19,7 +25,7 @@ class EmulatedHost {
     static constexpr const char* kNic = "0000:00:04.0";
 
     // Returns when it is up and the NIC on vfio-pci.
-    EmulatedHost();
+    explicit EmulatedHost(const HostOptions& options = {});
     ~EmulatedHost();
 
     Machine& machine() { return machine_; }

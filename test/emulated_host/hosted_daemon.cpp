@@ -13,13 +13,15 @@ constexpr const char* kName = "daemon";
 constexpr const char* kStats = "/run/daemon.jsonl";
 
 // Its worker has one of the two processors, the VMs the other.
-std::string command(unsigned vms, const std::string& options) {
-    std::string words = std::string("exec zecorx-vhost --pci ") + EmulatedHost::kNic +
+std::string command(unsigned vms, const DaemonOptions& options) {
+    std::string words = options.setup + "exec " + options.wrapper + " zecorx-vhost --pci " +
+                        EmulatedHost::kNic +
                         " --lcores 1 --huge-mem 128 --idle-sleep 1000 --stats-interval 1"
-                        " --stats-format json";
+                        " --stats-format json" +
+                        options.words;
     for (unsigned vm = 0; vm < vms; ++vm) {
         words += " --vdev net_vhost" + std::to_string(vm) + ",iface=" + HostedDaemon::socket(vm) +
-                 ",mac=" + HostedDaemon::mac(vm).to_string() + options;
+                 ",mac=" + HostedDaemon::mac(vm).to_string() + options.vm;
     }
     return "sh -c '" + words + " > " + kStats + "'";
 }
@@ -36,7 +38,7 @@ std::vector<MacAddress> HostedDaemon::macs(unsigned count) {
     return all;
 }
 
-HostedDaemon::HostedDaemon(EmulatedHost& host, unsigned vms, const std::string& options)
+HostedDaemon::HostedDaemon(EmulatedHost& host, unsigned vms, const DaemonOptions& options)
     : host_(host) {
     std::string sockets = "true";
     for (unsigned vm = 0; vm < vms; ++vm) sockets += " && [ -S " + socket(vm) + " ]";
@@ -46,6 +48,12 @@ HostedDaemon::HostedDaemon(EmulatedHost& host, unsigned vms, const std::string& 
     if (!up || !host_.running(kName)) {
         throw std::runtime_error("zecorx-vhost did not come up: " + host_.log(kName));
     }
+}
+
+std::string HostedDaemon::refusal(EmulatedHost& host, unsigned vms, const DaemonOptions& options) {
+    host.start(kName, command(vms, options));
+    if (host.wait_for_end(kName) == "0") throw std::runtime_error("zecorx-vhost did not refuse");
+    return host.log(kName);
 }
 
 // Those after the first `skip`. A line that is still being written is left out.
@@ -85,6 +93,8 @@ nlohmann::json HostedDaemon::wait_for_connection(unsigned vm, bool connected) {
         return stats.at("vms").at(vm).at("connected") == connected;
     });
 }
+
+std::string HostedDaemon::log() const { return host_.log(kName); }
 
 void HostedDaemon::terminate() {
     const std::string status = host_.stop(kName);

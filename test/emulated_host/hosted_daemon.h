@@ -11,6 +11,13 @@
 
 namespace zecorx::test {
 
+struct DaemonOptions {
+    std::string vm{};       // more KEY=VALUE pairs of each VM, each with a comma before it
+    std::string words{};    // more of the command line
+    std::string setup{};    // shell commands that come first
+    std::string wrapper{};  // a program that runs the daemon
+};
+
 // zecorx-vhost on the NIC of an emulated host.
 //
 // Thread rule: all methods on the test's main thread.
@@ -23,9 +30,10 @@ class HostedDaemon {
     // Of the first `count` VMs.
     static std::vector<MacAddress> macs(unsigned count);
 
-    // Returns when every VM's socket is there. `options` are further KEY=VALUE pairs of each VM,
-    // each with a comma before it.
-    HostedDaemon(EmulatedHost& host, unsigned vms, const std::string& options = {});
+    // Returns when every VM's socket is there.
+    HostedDaemon(EmulatedHost& host, unsigned vms, const DaemonOptions& options = {});
+    // What a daemon says that does not come up. Throws if it does.
+    static std::string refusal(EmulatedHost& host, unsigned vms, const DaemonOptions& options = {});
 
     // Statistics sampled after the call.
     nlohmann::json stats();
@@ -33,6 +41,9 @@ class HostedDaemon {
     nlohmann::json wait_for_stats(const std::function<bool(const nlohmann::json&)>& condition);
     // Waits until the frontend of VM `vm` is (dis)connected.
     nlohmann::json wait_for_connection(unsigned vm, bool connected);
+
+    // What it has logged.
+    std::string log() const;
 
     // SIGTERM; throws unless it exits with 0.
     void terminate();

@@ -28,7 +28,9 @@ void stop_if_running(EmulatedHost& host, const std::string& name) {
 HostedFrontend::HostedFrontend(EmulatedHost& host, unsigned vm, FrontendOptions options)
     : host_(host), name_(name_of(vm)) {
     host_.start(name_, "vhost-frontend --mac " + HostedDaemon::mac(vm).to_string() +
-                           (options.huge_pages ? " --huge-pages" : "") +
+                           (options.huge_pages ? " --huge-pages" : "") + " --memory " +
+                           std::to_string(options.memory) + " --regions " +
+                           std::to_string(options.regions) +
                            (options.whole_tables ? " --whole-tables" : ""));
     order("connect " + HostedDaemon::socket(vm));
 }

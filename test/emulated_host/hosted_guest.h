@@ -11,6 +11,8 @@ namespace zecorx::test {
 
 struct FrontendOptions {
     bool huge_pages = true;     // guest memory on 2 MiB pages; else 4 KiB
+    unsigned memory = 32;       // MiB
+    unsigned regions = 1;       // that the memory consists of
     bool whole_tables = false;  // memory tables as a whole; else region by region
 };
 

@@ -1,75 +1,11 @@
 // The daemon on a NIC that vfio-pci gave it, behind an IOMMU that reports what it should not do.
 
-#include <algorithm>
-#include <catch2/catch_test_macros.hpp>
-#include <cstdlib>
 #include <memory>
-#include <string>
 
-#include "hosted_daemon.h"
-#include "hosted_guest.h"
-#include "numbered_frames.h"
-#include "support/wait.h"
-#include "wire_flood.h"
+#include "test_bed.h"
 
 namespace zecorx::test {
 namespace {
-
-constexpr std::uint32_t kWarmUp = 1200;  // more frames for each VM than the NIC has descriptors
-constexpr std::uint32_t kFrames = 2000;
-constexpr double kLeastZeroCopied = 0.95;
-
-unsigned rounds() {
-    const char* value = std::getenv("EMULATED_HOST_ROUNDS");
-    return value == nullptr ? 1 : static_cast<unsigned>(std::stoul(value));
-}
-
-// A host with a running daemon. Frames are numbered through, so that none passes for another.
-struct Bed {
-    explicit Bed(unsigned vms) : macs(HostedDaemon::macs(vms)), daemon(host, vms) {}
-
-    // `count` frames to all VMs, which must come back as they were sent.
-    void check_exchange(std::uint32_t count) {
-        const EchoResult echo = exchange(host.wire(), macs, next, count);
-        next += count;
-        CHECK(echo.returned == count);
-        CHECK(echo.damaged == 0);
-        CHECK(echo.unexpected == 0);
-    }
-
-    // Runs `disturb` while frames flow. They may get lost, but not damaged.
-    template <typename Disturbance>
-    void under_flood(Disturbance disturb) {
-        WireFlood flood(host.wire(), macs, next);
-        CHECK(wait_until([&] { return flood.returned() > kWarmUp; }, HostedDaemon::kTimeout));
-        disturb();
-        const std::uint32_t before = flood.returned();
-        CHECK(wait_until([&] { return flood.returned() > before; }, HostedDaemon::kTimeout));
-        next = flood.stop();
-        CHECK(flood.damaged() == 0);
-    }
-
-    EmulatedHost host;
-    std::vector<MacAddress> macs;
-    HostedDaemon daemon;
-    std::uint32_t next = 0;
-};
-
-double zero_copied_share(const nlohmann::json& before, const nlohmann::json& after) {
-    const auto more = [&](const char* name) {
-        return after.at(name).get<double>() - before.at(name).get<double>();
-    };
-    return more("zero_copied") / more("rx_packets");
-}
-
-void check_untouched(HostedFrontend& guest) {
-    const nlohmann::json stat = guest.stat();
-    INFO(stat.dump());
-    CHECK(stat.at("damaged") == 0);
-    CHECK(stat.at("duplicates") == 0);
-    CHECK(stat.at("strangers") == 0);
-    CHECK(stat.at("violations").empty());
-}
 
 TEST_CASE("Frames reach guests on huge and on small pages without a copy, and come back",
           "[traffic]") {
@@ -97,8 +33,7 @@ TEST_CASE("Frames reach guests on huge and on small pages without a copy, and co
             CHECK(stat.at("sent") == stat.at("frames"));
             bytes += stat.at("bytes").get<std::size_t>() -
                      stat_before[vm].at("bytes").get<std::size_t>();
-            CHECK(zero_copied_share(before.at("vms").at(vm), after.at("vms").at(vm)) >=
-                  kLeastZeroCopied);
+            CHECK(zero_copied_share(before, after, vm) >= kLeastZeroCopied);
         }
         CHECK(bytes == bytes_of_numbered(first, kFrames));
         for (HostedFrontend* guest : {&huge, &small}) {
@@ -107,8 +42,7 @@ TEST_CASE("Frames reach guests on huge and on small pages without a copy, and co
         }
         CHECK(bed.host.dma_faults() == 0);
     }
-    bed.daemon.terminate();
-    CHECK(bed.host.dma_faults() == 0);
+    bed.check_end();
 }
 
 TEST_CASE("DPDK's virtio driver returns every frame of the NIC", "[virtio-user]") {
@@ -123,10 +57,9 @@ TEST_CASE("DPDK's virtio driver returns every frame of the NIC", "[virtio-user]"
         bed.check_exchange(kFrames);
         const nlohmann::json after = bed.daemon.stats();
         INFO(after.dump());
-        CHECK(zero_copied_share(before.at("vms").at(0), after.at("vms").at(0)) >= kLeastZeroCopied);
+        CHECK(zero_copied_share(before, after, 0) >= kLeastZeroCopied);
     }
-    bed.daemon.terminate();
-    CHECK(bed.host.dma_faults() == 0);
+    bed.check_end();
 }
 
 TEST_CASE("A frontend that is killed under traffic leaves nothing for the NIC to write to",
@@ -154,8 +87,7 @@ TEST_CASE("A frontend that is killed under traffic leaves nothing for the NIC to
         check_untouched(neighbour);
         guest.reset();
     }
-    bed.daemon.terminate();
-    CHECK(bed.host.dma_faults() == 0);
+    bed.check_end();
 }
 
 TEST_CASE("Guest memory comes and goes under traffic", "[memory]") {
@@ -180,8 +112,7 @@ TEST_CASE("Guest memory comes and goes under traffic", "[memory]") {
         for (HostedFrontend& guest : guests) check_untouched(guest);
         CHECK(bed.host.dma_faults() == 0);
     }
-    bed.daemon.terminate();
-    CHECK(bed.host.dma_faults() == 0);
+    bed.check_end();
 }
 
 // Whether the guest answers an echo request with what was in it.
@@ -208,9 +139,8 @@ TEST_CASE("A Linux guest in the emulated host gets its frames without a copy", "
     CHECK(answered == kRequests);
     const nlohmann::json after = bed.daemon.stats();
     INFO(after.dump());
-    CHECK(zero_copied_share(before.at("vms").at(0), after.at("vms").at(0)) >= kLeastZeroCopied);
-    bed.daemon.terminate();
-    CHECK(bed.host.dma_faults() == 0);
+    CHECK(zero_copied_share(before, after, 0) >= kLeastZeroCopied);
+    bed.check_end();
 }
 
 }  // namespace

@@ -38,16 +38,8 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kPatience = 60s;  // with a daemon on an emulated processor
-constexpr std::size_t kMainRegion = 0;
-constexpr std::size_t kSpareRegion = 1;
-constexpr std::size_t kMainBytes = 32_MiB;
 constexpr std::size_t kSpareBytes = 4_MiB;
 constexpr Gpa kSpareBase = 0x8000'0000;
-
-std::vector<RegionSpec> regions(PageSize page_size) {
-    return {{.size = kMainBytes, .page_size = page_size},
-            {.size = kSpareBytes, .gpa = kSpareBase, .page_size = page_size}};
-}
 
 // One buffer a page of the spare region, like dpdk() otherwise.
 RxLayout spare_layout() {
@@ -82,18 +74,28 @@ RxLayout lasting_layout() {
 
 struct Settings {
     PageSize page_size = PageSize::k4KiB;
-    bool slots = true;  // memory regions are added and removed one by one
+    std::size_t memory = 32;  // MiB
+    std::size_t regions = 1;  // that the memory consists of
+    bool slots = true;        // memory regions are added and removed one by one
     MacAddress mac;
 };
+
+// The memory, and after it the spare region.
+std::vector<RegionSpec> regions(const Settings& settings) {
+    std::vector<RegionSpec> all = FakeMemory::equal_regions(
+        settings.regions, settings.memory * 1_MiB / settings.regions, 0, settings.page_size);
+    all.push_back({.size = kSpareBytes, .gpa = kSpareBase, .page_size = settings.page_size});
+    return all;
+}
 
 // Thread rule: one thread does it all. Each order takes but a moment; what takes longer, as to have
 // the buffers of a region back, goes on in pass().
 class VhostFrontend {
   public:
     explicit VhostFrontend(const Settings& settings)
-        : settings_(settings), memory_(regions(settings.page_size)) {
+        : settings_(settings), memory_(regions(settings)) {
         // Only what is plugged may lie there.
-        memory_.allocate_in(kSpareRegion, kSpareBytes - 2 * FakeMemory::kEdge);
+        memory_.allocate_in(settings_.regions, kSpareBytes - 2 * FakeMemory::kEdge);
     }
 
     // The answer to an order.
@@ -200,7 +202,7 @@ void VhostFrontend::share_memory() {
 // Tells the daemon of the table's change, by `one` for the spare region or as a whole.
 bool VhostFrontend::change_table(bool (Frontend::*one)(const MemoryRegion&)) {
     if (!settings_.slots) return frontend_->set_mem_table(table());
-    return ((*frontend_).*one)(memory_.regions()[kSpareRegion]);
+    return ((*frontend_).*one)(memory_.regions().back());
 }
 
 void VhostFrontend::plug() {
@@ -340,10 +342,13 @@ std::optional<Settings> parse(int argc, char** argv) {
     Settings settings;
     std::string mac;
     po::options_description all("vhost-frontend --mac ADDRESS [options] < ORDERS");
-    all.add_options()                                                            //
-        ("help,h", "print this help and exit")                                   //
-        ("mac", po::value(&mac)->required()->value_name("ADDRESS"), "the VM's")  //
-        ("huge-pages", "guest memory on 2 MiB pages; else 4 KiB")                //
+    all.add_options()                                                                    //
+        ("help,h", "print this help and exit")                                           //
+        ("mac", po::value(&mac)->required()->value_name("ADDRESS"), "the VM's")          //
+        ("huge-pages", "guest memory on 2 MiB pages; else 4 KiB")                        //
+        ("memory", po::value(&settings.memory)->value_name("MIB"), "guest memory [32]")  //
+        ("regions", po::value(&settings.regions)->value_name("N"),
+         "how many regions it consists of [1]")  //
         ("whole-tables", "memory tables as a whole; else region by region");
     po::variables_map values;
     po::store(po::parse_command_line(argc, argv, all), values);
