@@ -41,11 +41,9 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 EmulatedHost::EmulatedHost(const HostOptions& options)
     : wire_(directory_.path()), machine_(machine_options(directory_.path(), wire_, options)) {
     machine_.wait_ready();
-    // Else vfio-pci takes no device that is in no group.
-    if (!options.iommu) {
-        machine_.must("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
-    }
-    iommu_group_ = first_line(machine_.must(std::string("bind-vfio ") + kNic));
+    // Debian's vfio-pci takes no device that no IOMMU confines.
+    const std::string driver = options.iommu ? "vfio-pci " : "uio_pci_generic ";
+    iommu_group_ = first_line(machine_.must("bind-to " + driver + kNic));
 }
 
 EmulatedHost::~EmulatedHost() {

@@ -11,7 +11,7 @@
 namespace zecorx::test {
 
 struct HostOptions {
-    bool iommu = true;
+    bool iommu = true;         // else the NIC is on uio_pci_generic
     std::string nic = "igb";  // QEMU's device, and its properties
 };
 
@@ -24,12 +24,13 @@ class EmulatedHost {
   public:
     static constexpr const char* kNic = "0000:00:04.0";
 
-    // Returns when it is up and the NIC on vfio-pci.
+    // Returns when it is up and its NIC waits for a program.
     explicit EmulatedHost(const HostOptions& options = {});
     ~EmulatedHost();
 
     Machine& machine() { return machine_; }
     Wire& wire() { return wire_; }
+    // Empty: no IOMMU.
     const std::string& iommu_group() const { return iommu_group_; }
 
     // Runs a program in the background under a name: see scripts/emulated-host/start.

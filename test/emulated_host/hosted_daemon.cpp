@@ -23,7 +23,7 @@ std::string command(unsigned vms, const DaemonOptions& options) {
         words += " --vdev net_vhost" + std::to_string(vm) + ",iface=" + HostedDaemon::socket(vm) +
                  ",mac=" + HostedDaemon::mac(vm).to_string() + options.vm;
     }
-    return "sh -c '" + words + " > " + kStats + "'";
+    return words;
 }
 
 }  // namespace
@@ -42,7 +42,7 @@ HostedDaemon::HostedDaemon(EmulatedHost& host, unsigned vms, const DaemonOptions
     : host_(host) {
     std::string sockets = "true";
     for (unsigned vm = 0; vm < vms; ++vm) sockets += " && [ -S " + socket(vm) + " ]";
-    host_.start(kName, command(vms, options));
+    host_.start(kName, "sh -c '" + command(vms, options) + " > " + kStats + "'");
     const auto listens = [&] { return host_.machine().run(sockets).status == 0; };
     const bool up = wait_until([&] { return listens() || !host_.running(kName); }, kTimeout);
     if (!up || !host_.running(kName)) {
@@ -51,9 +51,10 @@ HostedDaemon::HostedDaemon(EmulatedHost& host, unsigned vms, const DaemonOptions
 }
 
 std::string HostedDaemon::refusal(EmulatedHost& host, unsigned vms, const DaemonOptions& options) {
-    host.start(kName, command(vms, options));
-    if (host.wait_for_end(kName) == "0") throw std::runtime_error("zecorx-vhost did not refuse");
-    return host.log(kName);
+    const std::string name = "refused";
+    host.start(name, "sh -c '" + command(vms, options) + "'");
+    if (host.wait_for_end(name) == "0") throw std::runtime_error("zecorx-vhost did not refuse");
+    return host.log(name);
 }
 
 // Those after the first `skip`. A line that is still being written is left out.

@@ -32,7 +32,7 @@ class HostedDaemon {
 
     // Returns when every VM's socket is there.
     HostedDaemon(EmulatedHost& host, unsigned vms, const DaemonOptions& options = {});
-    // What a daemon says that does not come up. Throws if it does.
+    // What a daemon, another one, says that does not come up. Throws if it does.
     static std::string refusal(EmulatedHost& host, unsigned vms, const DaemonOptions& options = {});
 
     // Statistics sampled after the call.
