@@ -50,5 +50,32 @@ TEST_CASE("A NIC that no IOMMU confines is refused, and serves guests where that
     bed.daemon.terminate();
 }
 
+TEST_CASE("A NIC of one queue serves a guest that leaves and comes back", "[one-queue]") {
+    constexpr unsigned kComings = 4;
+    Bed bed(1, {.nic = "e1000e"});
+    for (unsigned coming = 0; coming < kComings; ++coming) {
+        HostedFrontend guest(bed.host, 0, {.huge_pages = coming % 2 == 0});
+        guest.order("echo");
+        bed.daemon.wait_for_connection(0, true);
+        bed.check_exchange(kWarmUp / 2);
+        const auto [before, after] = exchange_figures(bed, kFrames / 2);
+        INFO(after.dump());
+        CHECK(zero_copied_share(before, after, 0) >= kLeastZeroCopied);
+        guest.order("leave");
+        check_untouched(guest);
+        bed.daemon.wait_for_connection(0, false);
+        CHECK(bed.host.dma_faults() == 0);
+    }
+    bed.check_end();
+}
+
+TEST_CASE("A NIC whose driver keeps its buffers when it is stopped is refused", "[virtio-nic]") {
+    EmulatedHost host({.nic = "virtio-net-pci,disable-legacy=on,iommu_platform=on"});
+    const std::string refusal = HostedDaemon::refusal(host, 1);
+    INFO(refusal);
+    CHECK(says(refusal, "the driver net_virtio of port"));
+    CHECK(says(refusal, "keeps its receive buffers when the port is stopped"));
+}
+
 }  // namespace
 }  // namespace zecorx::test
