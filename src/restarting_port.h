@@ -44,6 +44,7 @@ class RestartingPort final : public Port {
     void check_vms() const;
     void choose_descriptors();
     void choose_room();
+    std::uint64_t receive_offloads() const;
     rte_eth_conf configuration() const;
     void configure();
     void set_up_queues();

@@ -52,16 +52,19 @@ TEST_CASE("A NIC that no IOMMU confines is refused, and serves guests where that
 
 TEST_CASE("A NIC of one queue serves a guest that leaves and comes back", "[one-queue]") {
     constexpr unsigned kComings = 4;
+    constexpr std::uint32_t kFewFrames = 500;
     Bed bed(1, {.nic = "e1000e"});
     for (unsigned coming = 0; coming < kComings; ++coming) {
         HostedFrontend guest(bed.host, 0, {.huge_pages = coming % 2 == 0});
         guest.order("echo");
         bed.daemon.wait_for_connection(0, true);
-        bed.check_exchange(kWarmUp / 2);
-        const auto [before, after] = exchange_figures(bed, kFrames / 2);
+        bed.check_exchange(kFewFrames);
+        bed.send_tagged();
+        const auto [before, after] = exchange_figures(bed, kFewFrames);
         INFO(after.dump());
         CHECK(zero_copied_share(before, after, 0) >= kLeastZeroCopied);
         guest.order("leave");
+        CHECK(guest.stat().at("frames") == 2 * kFewFrames);
         check_untouched(guest);
         bed.daemon.wait_for_connection(0, false);
         CHECK(bed.host.dma_faults() == 0);

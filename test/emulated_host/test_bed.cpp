@@ -22,6 +22,15 @@ void Bed::check_exchange(std::uint32_t count, std::span<const MacAddress> to) {
     CHECK(echo.unexpected == 0);
 }
 
+void Bed::send_tagged() {
+    for (const std::uint16_t vlan : {0, 1, 100, 4094}) {
+        for (const MacAddress& to : {macs.front(), kBroadcast}) {
+            host.wire().send(
+                make_frame({.dst = to, .src = kPeerMac, .seq = next++, .size = 200, .vlan = vlan}));
+        }
+    }
+}
+
 void Bed::check_end() {
     // The figures of a long run.
     if (rounds() > 1) std::cout << daemon.stats().dump() << '\n';

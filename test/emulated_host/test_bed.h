@@ -30,6 +30,8 @@ struct Bed {
     // `count` frames to the VMs that have these addresses, which must come back as they were sent.
     void check_exchange(std::uint32_t count, std::span<const MacAddress> to);
     void check_exchange(std::uint32_t count) { check_exchange(count, macs); }
+    // Frames of VLANs, to the first VM and to all. No VM may get them.
+    void send_tagged();
     // Ends the daemon. The NIC must have had no fault until then.
     void check_end();
 

@@ -19,6 +19,7 @@ TEST_CASE("Frames reach guests on huge and on small pages without a copy, and co
         const nlohmann::json before = bed.daemon.stats();
         const nlohmann::json stat_before[] = {huge.stat(), small.stat()};
 
+        bed.send_tagged();
         const std::uint32_t first = bed.next;
         bed.check_exchange(kFrames);
 
