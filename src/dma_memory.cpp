@@ -99,12 +99,12 @@ void DmaRegion::map_for_device() {
                         memory_.size()) == 0) {
         return;
     }
-    const int error = rte_errno;
+    // The reason is in what EAL has logged; rte_errno does not have it.
     rte_extmem_unregister(memory_.data(), memory_.size());
     throw std::runtime_error(
-        fmt::format("cannot map {} MiB of guest memory into the IOMMU: {}; raise the memory-lock "
+        fmt::format("cannot map {} MiB of guest memory into the IOMMU; raise the memory-lock "
                     "limit (LimitMEMLOCK=infinity) or vfio_iommu_type1.dma_entry_limit",
-                    memory_.size() >> 20, rte_strerror(error)));
+                    memory_.size() >> 20));
 }
 
 void DmaMemory::keep_only(const vhost_user::GuestRegions& regions) {
