@@ -11,7 +11,7 @@
 namespace zecorx::test {
 
 struct HostOptions {
-    bool iommu = true;         // else the NIC is on uio_pci_generic
+    bool iommu = true;        // else the NIC is on uio_pci_generic
     std::string nic = "igb";  // QEMU's device, and its properties
 };
 
