@@ -346,6 +346,7 @@ std::vector<std::string> RestartingPort::limits() const {
             "it has no DMA: its driver writes frames into the VM's buffers itself, if they hold {} "
             "bytes",
             geometry_for({}).piece()));
+        words.emplace_back("it filters no VLANs: frames of all of them reach the VM");
     }
     const TransmitAbilities can = transmit_abilities();
     if (!can.segmentation) {
