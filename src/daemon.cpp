@@ -61,7 +61,7 @@ EalDevices eal_devices(const Options& options, const std::vector<std::string>& n
     for (std::size_t i = 0; i < names.size(); ++i) {
         const NicOptions& nic = options.nics[i];
         if (!nic.device_args.empty()) {
-            devices.virtual_.push_back(nic.device_args);
+            devices.software.push_back(nic.device_args);
             continue;
         }
         devices.pci.push_back(names[i]);

@@ -35,7 +35,7 @@ std::vector<std::string> eal_arguments(const Options& options, const EalDevices&
         "--no-telemetry"};  // likewise its socket directory
     for (const std::string& bdf : devices.pci) arguments.insert(arguments.end(), {"-a", bdf});
     if (devices.pci.empty()) arguments.emplace_back("--no-pci");
-    for (const std::string& device : devices.virtual_) {
+    for (const std::string& device : devices.software) {
         arguments.insert(arguments.end(), {"--vdev", device});
     }
     arguments.emplace_back(devices.physical_iova ? "--iova-mode=pa" : "--iova-mode=va");

@@ -10,7 +10,7 @@ namespace zecorx {
 
 struct EalDevices {
     std::vector<std::string> pci{};       // addresses; no other PCI device is probed
-    std::vector<std::string> virtual_{};  // devices without PCI, with their arguments
+    std::vector<std::string> software{};  // devices without PCI, with their arguments
     bool physical_iova = false;           // for a NIC that no IOMMU translates for
 };
 

@@ -104,7 +104,6 @@ class Port {
     rte_eth_stats stats() const;
     bool link_up() const;
     const std::string& name() const { return device_.name; }
-    std::uint32_t mtu() const { return geometry_.mtu; }
     const PortGeometry& geometry() const { return geometry_; }
     int socket() const { return socket_; }
     // The device that guest memory is mapped for; null: its driver needs no mapping.
@@ -120,6 +119,8 @@ class Port {
     };
     TransmitAbilities transmit_abilities() const;
 
+    // Whether a VM's start or stop is an outage to the others on the port.
+    virtual bool pauses_others() const { return false; }
     // How often the port was stopped to change a queue of one VM while others had theirs, and for
     // how long the last time.
     struct Outages {

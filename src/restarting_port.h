@@ -29,6 +29,7 @@ class RestartingPort final : public Port {
     void stop_rx(const VmQueues& queues, const std::function<void()>& detach) override;
     std::uint16_t rx_descriptors() const override { return rx_descriptors_; }
     std::uint16_t tx_descriptors() const override { return tx_descriptors_; }
+    bool pauses_others() const override { return vms_.size() > 1; }
     std::vector<std::string> limits() const override;
 
   private:

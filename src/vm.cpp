@@ -195,7 +195,7 @@ void Vm::refused(const std::string& sentence) {
 
 // A frontend can cause most of these lines as often as it likes.
 void Vm::log(spdlog::level::level_enum level, const std::string& sentence) {
-    if (!spdlog::should_log(level) || !log_limit_.admit(LogLimit::Clock::now())) return;
+    if (!spdlog::should_log(level) || !log_limit_.admit(RateLimit::Clock::now())) return;
     if (const std::uint64_t lines = log_limit_.take_suppressed(); lines > 0) {
         spdlog::warn("{}: {} lines were not written", name_, lines);
     }
@@ -203,6 +203,7 @@ void Vm::log(spdlog::level::level_enum level, const std::string& sentence) {
 }
 
 void Vm::tick() {
+    if (start_waits_) reconcile();
     if (!running_) return;
     if (datapath_.free_stuck_call()) return stop_broken("the frontend made a call wait");
     if (datapath_.needs_control()) {
@@ -248,7 +249,7 @@ bool Vm::wanted() const {
 
 void Vm::reconcile() {
     if (!wanted()) return stop();
-    if (running_) return;
+    if (running_ || !may_start()) return;
     try {
         start();
     } catch (const std::exception& error) {
@@ -256,6 +257,13 @@ void Vm::reconcile() {
         failed_ = true;
         stop();
     }
+}
+
+// On a port that has to be stopped for it, a VM that came and went all the time would leave the
+// others little of it. A stop needs no limit of its own, as there is one for each start.
+bool Vm::may_start() {
+    start_waits_ = port_.pauses_others() && !start_limit_.admit(RateLimit::Clock::now());
+    return !start_waits_;
 }
 
 // Steering comes last: until then nothing reaches the queue.

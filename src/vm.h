@@ -19,10 +19,10 @@
 
 #include "datapath.h"
 #include "dma_memory.h"
-#include "log_limit.h"
 #include "options.h"
 #include "poller.h"
 #include "port.h"
+#include "rate_limit.h"
 #include "vhost_user/session.h"
 #include "zecorx/mac_address.h"
 
@@ -87,6 +87,7 @@ class Vm final : public vhost_user::SessionHost, public PortTenant {
     void end_session();
     bool wanted() const;
     void reconcile();
+    bool may_start();
     void start();
     // Nothing may go on if this cannot be done, so an exception ends the process.
     void stop() noexcept;
@@ -136,7 +137,9 @@ class Vm final : public vhost_user::SessionHost, public PortTenant {
     std::uint32_t mbufs_held_ = 0;  // when the rings were given up last
     std::uint64_t kicks_ = 0;
     std::uint64_t refused_ = 0;
-    LogLimit log_limit_;
+    RateLimit log_limit_;
+    RateLimit start_limit_;     // where a start pauses others
+    bool start_waits_ = false;  // for that
 };
 
 }  // namespace zecorx

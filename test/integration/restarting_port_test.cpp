@@ -108,4 +108,29 @@ TEST_CASE("memory that goes while the port is in use is let go of first") {
     check_stopped(host, kComing);
 }
 
+TEST_CASE("a VM that comes and goes without end cannot keep the port from the others") {
+    TestHost& host = TestHost::instance();
+    FakeMemory memory(16_MiB, PageSize::k2MiB), other_memory(8_MiB);
+    FakeGuest served = host.connect(kServed, memory);
+    served.net.refill();
+    const std::uint64_t before = host.port().outages().count;
+    FakeGuest restless = connect_device(host.socket(kComing), other_memory, {}, {});
+    constexpr std::uint64_t kTurns = 300;
+    for (std::uint64_t turn = 0; turn < kTurns; ++turn) {
+        restless.start_device(restless.stop_device());
+        host.pump();
+    }
+    // Each start and each stop is one, but most starts had to wait, and were over by then.
+    CHECK(host.port().outages().count - before < kTurns / 2);
+    std::uint32_t seq = 0;
+    exchange(host, kServed, served, seq);
+    REQUIRE(host.eventually([&] { return host.status(kComing).running; }));
+    for (FakeGuest* guest : {&served, &restless}) {
+        guest->stop_device();
+        CHECK(guest->net.violations() == std::vector<std::string>{});
+    }
+    check_stopped(host, kServed);
+    check_stopped(host, kComing);
+}
+
 }  // namespace zecorx::test

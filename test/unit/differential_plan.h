@@ -75,7 +75,7 @@ inline std::string describe(const Plan& plan) {
         << ", guest ring " << plan.bed.driver.rx_size << " from index "
         << plan.bed.driver.first_index << ", at most " << plan.most_posted << " posted, "
         << plan.regions << " regions, "
-        << (plan.bed.iova == DeviceView::Iova::kScattered ? "scattered" : "contiguous")
+        << std::array{"contiguous", "scattered", "no"}.at(static_cast<std::size_t>(plan.bed.iova))
         << " pages, " << plan.frames << " frames, layouts";
     for (const RxLayout& layout : plan.layouts) out << " [" << layout.name() << ']';
     return out.str();
@@ -238,6 +238,7 @@ inline Plan draw_plan(std::uint32_t seed) {
     plan.bed.pending_cap = dice.any_of({1U, 16U, 64U, 256U});
     plan.bed.iova = dice.any_of({DeviceView::Iova::kContiguous, DeviceView::Iova::kScattered});
     plan.bed.zero_copy = !dice.one_in(16);
+    if (dice.one_in(16)) plan.bed.iova = DeviceView::Iova::kNone;
     plan.layouts = plan_detail::draw_layouts(plan, dice);
     plan.bed.driver.layout = plan.layouts.front();
     plan.habits = plan_detail::draw_habits(dice);

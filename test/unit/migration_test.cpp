@@ -215,6 +215,7 @@ Plan draw_small_plan(std::uint32_t seed) {
     plan.bed.pending_cap = dice.any_of({1U, 16U, 64U});
     plan.bed.iova = dice.any_of({DeviceView::Iova::kContiguous, DeviceView::Iova::kScattered});
     plan.bed.zero_copy = !dice.one_in(8);
+    if (dice.one_in(8)) plan.bed.iova = DeviceView::Iova::kNone;
     const std::uint32_t piece = plan.geometry().piece();
     for (int n = 0; n < 2;) {
         const RxLayout layout = dice.any_of(

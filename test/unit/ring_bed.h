@@ -19,12 +19,17 @@ namespace zecorx::test {
 // page lies apart from its neighbours.
 class DeviceView {
   public:
-    enum class Iova { kContiguous, kScattered };
+    enum class Iova {
+        kContiguous,
+        kScattered,
+        kNone,  // the device reaches nothing
+    };
 
     explicit DeviceView(const FakeMemory& memory, Iova kind = Iova::kContiguous) {
         const std::vector<MemoryRegion> regions = memory.regions();
         tables_.reserve(regions.size());
         for (const MemoryRegion& region : regions) add(memory, region, kind);
+        guest_.set_device_reaches(kind != Iova::kNone);
     }
 
     const GuestMemory& guest() const { return guest_; }
@@ -77,6 +82,7 @@ class DeviceView {
             if (kind == Iova::kScattered) pages_.push_back(nullptr);
         }
         pages_.push_back(nullptr);  // regions are never contiguous with each other
+        if (kind == Iova::kNone) table.clear();
         guest_.add({region.gpa, region.size, hva, hva, kShift, table});
     }
 

@@ -1,4 +1,5 @@
-// How often one VM's frontend may make the daemon write a line about it.
+// How often one VM's frontend may cause what costs others something: a line in the log, a pause of
+// their port.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +9,17 @@
 
 namespace zecorx {
 
-// Lets `kBurst` lines pass at once and one a second beyond that.
-class LogLimit {
+// Lets `kBurst` events pass at once and one a second beyond that.
+class RateLimit {
   public:
     using Clock = std::chrono::steady_clock;
 
-    // Whether the next line may be written.
+    // Whether the next one may pass.
     bool admit(Clock::time_point now) {
         const auto passed = std::chrono::floor<std::chrono::seconds>(now - since_);
         since_ += passed;
         tokens_ = std::min<std::int64_t>(kBurst, tokens_ + passed.count());
-        if (tokens_ == kBurst) since_ = now;  // seconds count from the first line on
+        if (tokens_ == kBurst) since_ = now;  // seconds count from the first event on
         if (tokens_ == 0) {
             ++suppressed_;
             return false;
@@ -27,7 +28,7 @@ class LogLimit {
         return true;
     }
 
-    // Lines that were not written since this was last asked.
+    // Events that did not pass since this was last asked.
     std::uint64_t take_suppressed() { return std::exchange(suppressed_, 0); }
 
   private:
