@@ -264,6 +264,8 @@ void RestartingPort::change(std::uint16_t queue, bool runs, const std::function<
 // Every buffer is back when this returns.
 void RestartingPort::halt() {
     if (std::exchange(started_, false)) {
+        // Some drivers count in the NIC, which a stop resets, and collect when asked.
+        stats();
         check(rte_eth_dev_stop(device_.id), fmt::format("stop port {}", name()));
     }
     if (queues_given_up_) take_queues();
