@@ -335,7 +335,7 @@ std::vector<std::string> RestartingPort::limits() const {
     if (vmdq()) {
         words.emplace_back(
             "its driver stops no single queue: when a VM comes, goes or changes its memory, the "
-            "port is stopped and the other VMs are paused, some milliseconds");
+            "port is stopped and the other VMs are paused; the log says for how long");
         words.emplace_back(
             "it has no filters of one pool: every VM gets all multicast, and vlan=, trunk=, "
             "promisc= and an MTU beyond 1500 are not possible");
