@@ -4,6 +4,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include "test_bed.h"
+#include "verdict.h"
 
 namespace zecorx::test {
 namespace {
@@ -17,16 +18,7 @@ nlohmann::json exchange_traffic(GuestLayout layout) {
     const auto guest = bed.start_guest(0, layout);
     bed.wait_ready(0, *guest);
 
-    guest->must(std::string("ping -c 3 -W 5 ") + kWireIp);
-    const EchoResult pings = bed.ping(0, kPings);
-    CHECK(pings.returned == kPings);
-    CHECK(pings.damaged == 0);
-    CHECK(pings.unexpected == 0);
-
-    const auto bytes = random_bytes(kTransferBytes);
-    const std::string hash = sha256(bytes);
-    CHECK(send_to_guest(bed.netns(), *guest, guest_ip(0), bytes) == hash);
-    CHECK(receive_from_guest(bed.netns(), *guest, kWireIp) == hash);
+    check_traffic(bed, *guest, kPings, kTransferBytes);
 
     const nlohmann::json stats = bed.daemon().stats();
     CHECK(stats.at("ports").at(0).at("soft82599").at("dma_faults") == 0);

@@ -7,6 +7,7 @@
 #include "packet_socket.h"
 #include "support/wait.h"
 #include "test_bed.h"
+#include "verdict.h"
 
 namespace zecorx::test {
 namespace {
@@ -14,18 +15,6 @@ namespace {
 constexpr std::size_t kTransferBytes = 20 << 20;
 constexpr unsigned kPings = 1000;
 constexpr unsigned kReboots = 3;
-
-void exchange_traffic(TestBed& bed, QemuGuest& guest) {
-    guest.must(std::string("ping -c 3 -W 5 ") + kWireIp);
-    const EchoResult pings = bed.ping(0, kPings);
-    CHECK(pings.returned == kPings);
-    CHECK(pings.damaged == 0);
-    CHECK(pings.unexpected == 0);
-    const auto bytes = random_bytes(kTransferBytes);
-    const std::string hash = sha256(bytes);
-    CHECK(send_to_guest(bed.netns(), guest, guest_ip(0), bytes) == hash);
-    CHECK(receive_from_guest(bed.netns(), guest, kWireIp) == hash);
-}
 
 void check_intact(const nlohmann::json& stats) {
     INFO(stats.dump());
@@ -41,7 +30,7 @@ void serve_and_reboot(TestBed& bed) {
     {
         const auto guest = bed.start_guest(0);
         bed.wait_ready(0, *guest);
-        exchange_traffic(bed, *guest);
+        check_traffic(bed, *guest, kPings, kTransferBytes);
         const nlohmann::json vm = bed.daemon().stats().at("vms").at(0);
         INFO(vm.dump());
         CHECK(zero_copy_share(vm) >= 0.95);
@@ -52,7 +41,7 @@ void serve_and_reboot(TestBed& bed) {
             bed.netns().ip({"neighbour", "flush", "dev", Daemon::kWire});
             guest->must(std::string("ping -c 3 -W 5 ") + kWireIp);
         }
-        exchange_traffic(bed, *guest);
+        check_traffic(bed, *guest, kPings, kTransferBytes);
         check_intact(bed.daemon().stats());
     }
     bed.daemon().wait_for_connection(0, false);

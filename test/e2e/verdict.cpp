@@ -24,4 +24,16 @@ void check_nothing_wrong(const nlohmann::json& stats, const std::string& but_for
     }
 }
 
+void check_traffic(TestBed& bed, QemuGuest& guest, unsigned pings, std::size_t bytes) {
+    guest.must(std::string("ping -c 3 -W 5 ") + kWireIp);
+    const EchoResult result = bed.ping(0, pings);
+    CHECK(result.returned == pings);
+    CHECK(result.damaged == 0);
+    CHECK(result.unexpected == 0);
+    const auto content = random_bytes(bytes);
+    const std::string hash = sha256(content);
+    CHECK(send_to_guest(bed.netns(), guest, guest_ip(0), content) == hash);
+    CHECK(receive_from_guest(bed.netns(), guest, kWireIp) == hash);
+}
+
 }  // namespace zecorx::test
