@@ -50,10 +50,9 @@ std::string driver_of(const std::string& bdf) {
 
 // VFIO's no-IOMMU mode makes groups of its own for devices that the kernel has in none.
 bool without_iommu(const std::string& bdf) {
-    std::error_code error;
-    const fs::path group = fs::read_symlink(fs::path(pci_device_path(bdf)) / "iommu_group", error);
-    if (error) return true;
-    std::ifstream file(fs::path(pci_device_path(bdf)) / "iommu_group/name");
+    const fs::path group = fs::path(pci_device_path(bdf)) / "iommu_group";
+    if (!fs::is_symlink(group)) return true;
+    std::ifstream file(group / "name");
     std::string name;
     file >> name;
     return name == "vfio-noiommu";
