@@ -56,6 +56,23 @@ struct EthDevice {
     bool has_vmdq() const { return info.max_vmdq_pools > 1 && info.vmdq_queue_num > 1; }
 };
 
+// Frames that a port counted.
+struct FrameCounts {
+    std::uint64_t received = 0;
+    std::uint64_t sent = 0;
+    std::uint64_t missed = 0;  // no queue had a buffer for them
+    std::uint64_t errors = 0;
+
+    FrameCounts operator+(const FrameCounts& other) const {
+        return {received + other.received, sent + other.sent, missed + other.missed,
+                errors + other.errors};
+    }
+    FrameCounts operator-(const FrameCounts& other) const {
+        return {received - other.received, sent - other.sent, missed - other.missed,
+                errors - other.errors};
+    }
+};
+
 class Port {
   public:
     // Of a NIC with descriptor rings.
@@ -101,7 +118,8 @@ class Port {
     // From here on add_mac() refuses the address to every other pool, steered or not.
     void reserve_mac(const VmQueues& queues, const MacAddress& mac);
 
-    rte_eth_stats stats() const;
+    // Since the port was opened.
+    virtual FrameCounts frames() const { return counted(); }
     bool link_up() const;
     const std::string& name() const { return device_.name; }
     const PortGeometry& geometry() const { return geometry_; }
@@ -136,6 +154,8 @@ class Port {
     Port(EthDevice device, std::vector<VmOptions> vms, const PortGeometry& geometry);
 
     std::uint64_t transmit_offloads() const;
+    // What the driver says.
+    FrameCounts counted() const;
     virtual void steer(const VmQueues& queues, rte_ether_addr& mac);
     virtual void unsteer(rte_ether_addr& mac);
     // Throws what the operator needs to know about a failed ethdev call.

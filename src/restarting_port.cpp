@@ -45,18 +45,28 @@ std::uint16_t queues_per_pool(const EthDevice& device) {
     return static_cast<std::uint16_t>(device.info.vmdq_queue_num / device.info.max_vmdq_pools);
 }
 
+// A virtio-net device writes as much of a frame as a buffer holds, whatever the MTU, and its own
+// header in front of it (VIRTIO 5.1.6.4). What it says of a checksum may be that the sender left it
+// out, and QEMU's VLAN filter lets everything through that it was not told to keep away.
+bool is_virtio(const EthDevice& device) {
+    constexpr std::uint16_t kVirtioVendor = 0x1af4;  // VIRTIO 4.1.2
+    return pci_id(device.name).vendor == kVirtioVendor;
+}
+
 }  // namespace
 
 RestartingPort::RestartingPort(EthDevice device, std::vector<VmOptions> vms,
                                const PortGeometry& geometry, std::uint32_t longest_frame)
-    : Port(std::move(device), std::move(vms), geometry), longest_frame_(longest_frame) {
+    : Port(std::move(device), std::move(vms), geometry),
+      is_virtio_(is_virtio(device_)),
+      longest_frame_(longest_frame) {
     check_vms();
     choose_descriptors();
     if (vmdq()) queues_per_pool_ = queues_per_pool(device_);
     const std::size_t count = vmdq() ? queue_of(static_cast<std::uint16_t>(vms_.size())) + 1U : 1U;
     queues_.resize(count);
     configure();
-    if (!device_.has_dma()) choose_room();
+    if (fills_buffers()) choose_room();
 }
 
 void RestartingPort::check_vms() const {
@@ -70,7 +80,7 @@ void RestartingPort::check_vms() const {
     for (const VmOptions& vm : vms_) {
         const char* key = vm.vlan ? "vlan" : !vm.trunk.empty() ? "trunk" : nullptr;
         if (vmdq() && vm.promisc) key = "promisc";
-        if (vm.rxbuf && !device_.has_dma()) key = "rxbuf";
+        if (vm.rxbuf && fills_buffers()) key = "rxbuf";
         if (key == nullptr) continue;
         throw std::runtime_error(
             fmt::format("--vdev {}: {}= is not possible on port {}; leave it out, or use an 82599",
@@ -90,8 +100,7 @@ void RestartingPort::choose_descriptors() {
           fmt::format("choose the descriptors of port {}", name()));
 }
 
-// A driver without DMA writes as much as its buffer holds; most take a buffer of a frame's size,
-// some want room for what they might get.
+// Most drivers take a buffer of a frame's size, some want room for what they might get.
 void RestartingPort::choose_room() {
     room_ = geometry_.max_frame(false);
     const Mempool small =
@@ -118,29 +127,52 @@ std::uint16_t RestartingPort::queue_of(std::uint16_t pool) const {
     return static_cast<std::uint16_t>(device_.info.vmdq_queue_base + pool * queues_per_pool_);
 }
 
+// F of a NIC that does not write as much as a buffer holds. Such NICs take frames as long as the
+// MTU and the tags they expect make them, tagged or not; the driver says what that adds to the MTU,
+// with the CRC, which is stripped.
+std::uint32_t RestartingPort::longest_by_dma() const {
+    constexpr std::uint32_t kCrc = 4;
+    const std::uint32_t with_a_tag = geometry_.max_frame(true);
+    const rte_eth_dev_info& info = device_.info;
+    const bool says = info.max_rx_pktlen < UINT32_MAX && info.max_mtu < UINT16_MAX &&
+                      info.max_rx_pktlen > info.max_mtu + kCrc;
+    if (!says) return with_a_tag;
+    const std::uint32_t added = info.max_rx_pktlen - info.max_mtu - kCrc;
+    return std::max(with_a_tag, std::max(geometry_.mtu, kDefaultMtu) + added);
+}
+
 QueueGeometry RestartingPort::geometry_for(const VmOptions& vm) const {
-    if (device_.has_dma()) return Port::geometry_for(vm);
-    return {longest_frame_ != 0 ? std::min(longest_frame_, room_) : room_, room_};
+    if (!fills_buffers()) {
+        const std::uint32_t longest = longest_by_dma();
+        return vm.rxbuf ? QueueGeometry{longest, *vm.rxbuf} : QueueGeometry::whole(longest);
+    }
+    return {longest_frame_ != 0 ? std::min(longest_frame_, room_) : room_, room_,
+            is_virtio_ ? kHeaderSize : 0};
 }
 
 // No VM is in a VLAN here. VMDq's filters keep tagged frames away, as no pool is in any either; a
 // NIC with one queue has its filter for that, which lets the VLANs through that it was told: none.
+//
+// A driver without DMA may put a tag that the kernel has taken off in front of the frame, where a
+// guest's header is, unless it is to strip it. What does not fit a buffer that is filled is
+// scattered.
 std::uint64_t RestartingPort::receive_offloads() const {
-    const std::uint64_t filter = vmdq() ? 0 : RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
-    return (RTE_ETH_RX_OFFLOAD_CHECKSUM | filter) & device_.info.rx_offload_capa;
+    std::uint64_t wanted = 0;
+    if (device_.has_dma()) {
+        if (!vmdq() && !is_virtio_) wanted |= RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+        if (!is_virtio_) wanted |= RTE_ETH_RX_OFFLOAD_CHECKSUM;
+    } else {
+        wanted |= RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
+    }
+    if (fills_buffers()) wanted |= RTE_ETH_RX_OFFLOAD_SCATTER;
+    return wanted & device_.info.rx_offload_capa;
 }
 
 rte_eth_conf RestartingPort::configuration() const {
     rte_eth_conf conf{};
     conf.rxmode.mtu = geometry_.mtu;
+    conf.rxmode.offloads = receive_offloads();
     conf.txmode.offloads = transmit_offloads();
-    if (device_.has_dma()) {
-        conf.rxmode.offloads = receive_offloads();
-    } else {
-        // Else a driver may put a tag that the kernel has taken off in front of the frame, where
-        // a guest's header is.
-        conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_VLAN_STRIP & device_.info.rx_offload_capa;
-    }
     if (!vmdq()) return conf;
     conf.rxmode.mq_mode = RTE_ETH_MQ_RX_VMDQ_ONLY;
     conf.txmode.mq_mode = RTE_ETH_MQ_TX_VMDQ_ONLY;
@@ -171,7 +203,7 @@ void RestartingPort::set_up_queue(std::uint16_t queue) {
         rx.rx_drop_en = 1;  // a full queue holds up no other
         rx.rx_free_thresh = kBulkRefill;
     }
-    rx.offloads = configuration().rxmode.offloads;
+    rx.offloads = receive_offloads();
     check(rte_eth_rx_queue_setup(device_.id, queue, rx_descriptors_, static_cast<unsigned>(socket_),
                                  &rx, queues_[queue].pool),
           fmt::format("set up RX queue {} of port {}", queue, name()));
@@ -189,10 +221,10 @@ void RestartingPort::start() {
     for (Queue& queue : queues_) {
         if (queue.pool != nullptr) continue;
         if (spare == nullptr) {
-            spare = &keep(make_host_pool(fmt::format("unowned_{}", device_.id),
-                                         kSpareBuffers * static_cast<unsigned>(queues_.size()),
-                                         QueueGeometry::whole(geometry_.max_frame(true)).nic_buffer,
-                                         socket_));
+            spare =
+                &keep(make_host_pool(fmt::format("unowned_{}", device_.id),
+                                     kSpareBuffers * static_cast<unsigned>(queues_.size()),
+                                     QueueGeometry::whole(longest_by_dma()).nic_buffer, socket_));
         }
         queue.pool = spare;
     }
@@ -263,18 +295,20 @@ void RestartingPort::change(std::uint16_t queue, bool runs, const std::function<
 
 // Every buffer is back when this returns.
 void RestartingPort::halt() {
-    if (std::exchange(started_, false)) {
-        // Some drivers count in the NIC, which a stop resets, and collect when asked.
-        stats();
+    if (started_) {
+        at_halt_ = frames();
+        started_ = false;
         check(rte_eth_dev_stop(device_.id), fmt::format("stop port {}", name()));
     }
     if (queues_given_up_) take_queues();
 }
 
-// Some drivers let go of a buffer with its queue only. One that cannot be without a queue complains
-// after it has lost it.
+// Some drivers let go of a buffer with its queue only; one that cannot be without a queue complains
+// after it has lost it. Others reset their device when they are to agree with it on something else:
+// here that it spreads frames over queues, whether or not it can.
 void RestartingPort::take_queues() {
-    const rte_eth_conf conf = configuration();
+    rte_eth_conf conf{};
+    if (device_.has_dma()) conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
     const std::uint32_t level = rte_log_get_global_level();
     rte_log_set_global_level(RTE_LOG_CRIT);
     rte_eth_dev_configure(device_.id, 0, 1, &conf);
@@ -286,9 +320,13 @@ void RestartingPort::go() {
         configure();
         set_up_queues();
     }
+    forgotten_ = at_halt_ - counted();
     check(rte_eth_dev_start(device_.id), fmt::format("start port {}", name()));
     started_ = true;
 }
+
+// Drivers count in the NIC, which a stop may reset, or in queues that were taken from them.
+FrameCounts RestartingPort::frames() const { return started_ ? forgotten_ + counted() : at_halt_; }
 
 // The others could not even be told that they have lost the port.
 void RestartingPort::must(const std::function<void()>& step, std::size_t others) {
@@ -348,7 +386,16 @@ std::vector<std::string> RestartingPort::limits() const {
             "it has no DMA: its driver writes frames into the VM's buffers itself, if they hold {} "
             "bytes",
             geometry_for({}).piece()));
+    }
+    if (fills_buffers()) {
         words.emplace_back("it filters no VLANs: frames of all of them reach the VM");
+    }
+    if (is_virtio_) {
+        words.emplace_back(fmt::format(
+            "it knows no longest frame and has a header of its own: what it receives lands in the "
+            "VM's buffers if they have a virtio-net header of {} bytes, and {} behind it, in one "
+            "piece; longer frames are dropped",
+            kHeaderSize, geometry_for({}).piece()));
     }
     const TransmitAbilities can = transmit_abilities();
     if (!can.segmentation) {

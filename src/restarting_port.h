@@ -30,6 +30,7 @@ class RestartingPort final : public Port {
     std::uint16_t rx_descriptors() const override { return rx_descriptors_; }
     std::uint16_t tx_descriptors() const override { return tx_descriptors_; }
     bool pauses_others() const override { return vms_.size() > 1; }
+    FrameCounts frames() const override;
     std::vector<std::string> limits() const override;
 
   private:
@@ -41,7 +42,9 @@ class RestartingPort final : public Port {
     };
 
     bool vmdq() const { return device_.has_vmdq(); }
+    bool fills_buffers() const { return !device_.has_dma() || is_virtio_; }
     std::uint16_t queue_of(std::uint16_t pool) const;
+    std::uint32_t longest_by_dma() const;
     void check_vms() const;
     void choose_descriptors();
     void choose_room();
@@ -65,10 +68,13 @@ class RestartingPort final : public Port {
     std::uint16_t queues_per_pool_ = 1;
     std::uint16_t rx_descriptors_ = 0;
     std::uint16_t tx_descriptors_ = kTxDescriptors;
+    bool is_virtio_ = false;
     std::uint32_t longest_frame_ = 0;  // bytes, of a driver without DMA
-    std::uint32_t room_ = 0;           // bytes of its buffers
+    std::uint32_t room_ = 0;           // bytes of buffers that are filled as far as they go
     std::vector<Queue> queues_;
     bool started_ = false;
+    FrameCounts at_halt_;           // what frames() was when the port was stopped
+    FrameCounts forgotten_;         // what the driver does not count any more since then
     bool queues_given_up_ = false;  // a stop takes its queues from the driver
     bool promiscuous_ = false;      // its filter does not hold every address
 };

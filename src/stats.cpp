@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -77,12 +76,6 @@ std::string port_text(const Snapshot::Port& port) {
     return text + "\n";
 }
 
-// Frames no queue had a buffer for: the NIC counts those dropped at a full queue by queue
-// (82599 datasheet, QPRDC), and those its packet buffer could not hold by port (MPC).
-std::uint64_t missed(const rte_eth_stats& stats) {
-    return std::accumulate(std::begin(stats.q_errors), std::end(stats.q_errors), stats.imissed);
-}
-
 nlohmann::json port_json(const Snapshot::Port& port) {
     nlohmann::json json{{"name", port.name},
                         {"link_up", port.link_up},
@@ -145,14 +138,14 @@ Snapshot::Vm snapshot_of(const Vm::Status& status) {
 }
 
 Snapshot::Port snapshot_of(const Port& port) {
-    const rte_eth_stats stats = port.stats();
+    const FrameCounts frames = port.frames();
     Snapshot::Port snapshot;
     snapshot.name = port.name();
     snapshot.link_up = port.link_up();
-    snapshot.rx_packets = stats.ipackets;
-    snapshot.tx_packets = stats.opackets;
-    snapshot.rx_missed = missed(stats);
-    snapshot.rx_errors = stats.ierrors;
+    snapshot.rx_packets = frames.received;
+    snapshot.tx_packets = frames.sent;
+    snapshot.rx_missed = frames.missed;
+    snapshot.rx_errors = frames.errors;
     snapshot.outages = port.outages().count;
     snapshot.last_outage = std::chrono::duration<double>(port.outages().last).count();
     return snapshot;

@@ -48,6 +48,9 @@ struct PortGeometry {
 struct QueueGeometry {
     std::uint32_t max_frame = 0;   // F, bytes
     std::uint32_t nic_buffer = 0;  // what the NIC is told a buffer holds, bytes
+    // Bytes that the NIC writes in front of a frame, in the same buffer: a header of its own, as a
+    // virtio-net device does (VIRTIO 5.1.6.4). Even, and for frames that take one buffer only.
+    std::uint32_t device_header = 0;
 
     // Rounds up: a frame takes one descriptor.
     static constexpr QueueGeometry whole(std::uint32_t max_frame) {

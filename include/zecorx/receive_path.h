@@ -23,6 +23,9 @@
 // Without MRG_RXBUF a frame takes one chain, so if it may span several slots, none is bound in
 // advance.
 //
+// A NIC that writes a header of its own in front of a frame finds the guest's header there, which
+// is then written when the frame is there, not before.
+//
 // Nearly every chain is one descriptor with room for the whole piece, and nearly every frame takes
 // one: such slots are posted and completed by runs (plain_slots.h), with one check of the path's
 // state a burst. Whatever else happens to one, it is made a slot like the others first.
@@ -122,6 +125,7 @@ class ReceivePath {
         set_log(log);
         header_size_ = net_header_size(features);
         extents_ = {};
+        assert(device_header_ % 2 == 0);
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
         binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
         posts_guest_ = limits_.zero_copy && memory.device_reaches();
@@ -238,6 +242,9 @@ class ReceivePath {
   private:
     enum class Kind : std::uint8_t { kGuest, kHost };
 
+    // Of a header that the NIC has written over: no flags a received frame has.
+    static constexpr std::uint8_t kUnknownFlags = 0xff;
+
     static constexpr bool kHooked = !std::is_same_v<Hook, NoHook>;
 
     // What the hook decided of a piece.
@@ -345,15 +352,19 @@ class ReceivePath {
         const std::uint32_t count = ring.acquire_singles(
             static_cast<std::uint32_t>(buffers.size()), plain_.ids(posted_),
             [extents = extents_, usual = ReceivedHeader(likely_flags_), to = buffers.data(),
-             header_size = header_size_](std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
+             header_size = header_size_, device_header = device_header_](
+                std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
                 ExtentFinder::Extent at;
                 if (!extents.find(gpa, length, at) || (at.iova & 1) != 0) [[unlikely]]
                     return false;
                 usual.write_front(at.hva);
-                Buffers::aim_at_guest(to[i], at.hva + header_size, at.iova);
+                Buffers::aim_at_guest(to[i], at.hva + header_size, at.iova + device_header);
                 return true;
             });
-        if (verified_flags_ != 0) std::fill_n(plain_.flags(posted_), count, likely_flags_);
+        if (corrects_headers()) {
+            std::fill_n(plain_.flags(posted_), count,
+                        device_header_ > 0 ? kUnknownFlags : likely_flags_);
+        }
         return count;
     }
 
@@ -415,7 +426,7 @@ class ReceivePath {
         const std::span<const Piece> all = chain_.pieces();
         if (all.size() == 1) {
             // The next ones are looked for where this one was.
-            extents_ = ExtentFinder(*all[0].region, header_size_, limits_.geometry.piece());
+            extents_ = extent_finder(*all[0].region);
         }
         std::byte* data = nullptr;
         std::uint64_t iova = 0;
@@ -479,23 +490,33 @@ class ReceivePath {
         return false;
     }
 
+    // Of chains whose header and data are in one piece; finds none where the header has no room for
+    // the device's.
+    ExtentFinder extent_finder(const MemoryRegion& region) const {
+        if (header_size_ < device_header_) return {};
+        return {region, header_size_ - device_header_, device_header_ + limits_.geometry.piece()};
+    }
+
     // A chain is postable if its first data piece starts right after the header, is contiguous
-    // for the device, and holds the most the NIC can write to it.
+    // for the device, and holds the most the NIC can write to it; a header of the NIC's goes where
+    // the guest's is.
     bool postable(std::byte*& data, std::uint64_t& iova, CopyReason& reason) const {
         const Piece piece = first_data();
         const std::uint32_t needed = limits_.geometry.piece();
         reason = why_copied_;
         if (!posts_guest_) return false;
         reason = CopyReason::kLayout;
-        if (piece.length == 0) return false;
+        if (piece.length == 0 || room_before_data() < device_header_) return false;
         reason = CopyReason::kSmall;
         if (piece.length < needed) {
             note_short();
             return false;
         }
         reason = CopyReason::kCrossing;
-        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva, needed);
+        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva - device_header_,
+                                            device_header_ + needed);
         if (iova == GuestMemory::kNoIova) return false;
+        iova += device_header_;
         // 82599 datasheet 7.1.6.1: bit 0 of the packet buffer address is not part of the address.
         reason = CopyReason::kLayout;
         data = piece.hva;
@@ -510,6 +531,11 @@ class ReceivePath {
             return {all[0].hva + header_size_, all[0].length - header_size_, all[0].region};
         }
         return all.size() > 1 ? all[1] : Piece{};
+    }
+
+    // Bytes of chain_ that lie right in front of first_data().
+    std::uint32_t room_before_data() const {
+        return chain_.pieces()[0].length > header_size_ ? header_size_ : 0;
     }
 
     void note_short() const {
@@ -682,7 +708,7 @@ class ReceivePath {
         const auto count = static_cast<std::uint32_t>(done.size());
         if (!posts_guest_) {
             copy_plain(done);
-        } else if (verified_flags_ != 0) {
+        } else if (corrects_headers()) {
             correct_flags(done);
         }
         if (log_) [[unlikely]]
@@ -719,6 +745,10 @@ class ReceivePath {
             std::memcpy(to[i] + header_size_, Buffers::data(done[i]), Buffers::length(done[i]));
         }
     }
+
+    // Whether the header of a frame that lies in a plain slot may not be what was written at
+    // posting.
+    bool corrects_headers() const { return verified_flags_ != 0 || device_header_ > 0; }
 
     // Frames mostly are what those before them were, so the header said the same when its buffer
     // was posted; where not, it is corrected.
@@ -800,7 +830,8 @@ class ReceivePath {
     void finish_front(Ring& ring, std::uint32_t bound, bool fits) {
         const std::uint32_t count = slot(complete_).frame_pieces;
         const bool drop = dropped(slot(complete_));
-        const bool placed = fits && !drop && fits_bound(bound) && divisible();
+        const bool placed = fits && !drop && fits_bound(bound) && divisible() &&
+                            (count == 1 || device_header_ == 0);
         if (placed) {
             place(bound, count);
         } else if (!drop) {
@@ -1173,6 +1204,7 @@ class ReceivePath {
     }
 
     const ReceiveLimits limits_;
+    const std::uint32_t device_header_ = limits_.geometry.device_header;  // bytes
     VmCounters& counters_;
     [[no_unique_address]] Hook hook_;
     AnyRing ring_;

@@ -30,7 +30,8 @@ HostedFrontend::HostedFrontend(EmulatedHost& host, unsigned vm, FrontendOptions 
     host_.start(name_, "vhost-frontend --mac " + HostedDaemon::mac(vm).to_string() +
                            (options.huge_pages ? " --huge-pages" : "") + " --memory " +
                            std::to_string(options.memory) + " --regions " +
-                           std::to_string(options.regions) +
+                           std::to_string(options.regions) + " --room " +
+                           std::to_string(options.room) +
                            (options.whole_tables ? " --whole-tables" : ""));
     order("connect " + HostedDaemon::socket(vm));
 }

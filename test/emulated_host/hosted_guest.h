@@ -14,6 +14,7 @@ struct FrontendOptions {
     unsigned memory = 32;       // MiB
     unsigned regions = 1;       // that the memory consists of
     bool whole_tables = false;  // memory tables as a whole; else region by region
+    unsigned room = 0;          // bytes for a frame in a buffer; 0: as Linux has it
 };
 
 // vhost-frontend in an emulated host: a VM's frontend and driver, connected to the daemon.

@@ -31,6 +31,11 @@ void Bed::send_tagged() {
     }
 }
 
+void Bed::send(std::size_t size) {
+    host.wire().send(
+        make_frame({.dst = macs.front(), .src = kPeerMac, .seq = next++, .size = size}));
+}
+
 void Bed::check_end() {
     // The figures of a long run.
     if (rounds() > 1) std::cout << daemon.stats().dump() << '\n';

@@ -32,6 +32,8 @@ struct Bed {
     void check_exchange(std::uint32_t count) { check_exchange(count, macs); }
     // Frames of VLANs, to the first VM and to all. No VM may get them.
     void send_tagged();
+    // A frame of so many bytes to the first VM.
+    void send(std::size_t size);
     // Ends the daemon. The NIC must have had no fault until then.
     void check_end();
 

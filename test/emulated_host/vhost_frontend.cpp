@@ -77,6 +77,7 @@ struct Settings {
     std::size_t memory = 32;  // MiB
     std::size_t regions = 1;  // that the memory consists of
     bool slots = true;        // memory regions are added and removed one by one
+    std::uint32_t room = 0;   // bytes for a frame in a buffer; 0: as Linux has it
     MacAddress mac;
 };
 
@@ -174,7 +175,9 @@ void VhostFrontend::connect(const std::string& socket) {
     frontend_.emplace(Frontend::connect(socket, kPatience));
     const std::uint64_t features = frontend_->negotiate(wanted);
     if (!net_) {
-        net_.emplace(memory_, NetDriverOptions{.features = features});
+        NetDriverOptions options{.features = features};
+        if (settings_.room > 0) options.layout = RxLayout::single(settings_.room);
+        net_.emplace(memory_, options);
         net_->rx().tolerate_scratch();
         net_->refill();
     }
@@ -349,6 +352,8 @@ std::optional<Settings> parse(int argc, char** argv) {
         ("memory", po::value(&settings.memory)->value_name("MIB"), "guest memory [32]")  //
         ("regions", po::value(&settings.regions)->value_name("N"),
          "how many regions it consists of [1]")  //
+        ("room", po::value(&settings.room)->value_name("BYTES"),
+         "for a frame in a receive buffer [as Linux has it]")  //
         ("whole-tables", "memory tables as a whole; else region by region");
     po::variables_map values;
     po::store(po::parse_command_line(argc, argv, all), values);

@@ -69,8 +69,9 @@ inline std::string describe(const Plan& plan) {
     std::ostringstream out;
     out << "seed " << plan.seed << ": features 0x" << std::hex << plan.bed.driver.features
         << std::dec << ", MTU " << plan.mtu << ", F " << plan.geometry().max_frame
-        << ", NIC buffer " << plan.geometry().nic_buffer << ", NIC ring " << plan.bed.nic_ring
-        << ", PMD mode " << static_cast<int>(plan.bed.pmd) << ", low water " << plan.bed.low_water
+        << ", NIC buffer " << plan.geometry().nic_buffer << ", NIC's header "
+        << plan.geometry().device_header << ", NIC ring " << plan.bed.nic_ring << ", PMD mode "
+        << static_cast<int>(plan.bed.pmd) << ", low water " << plan.bed.low_water
         << ", pending cap " << plan.bed.pending_cap << (plan.bed.zero_copy ? "" : ", copying")
         << ", guest ring " << plan.bed.driver.rx_size << " from index "
         << plan.bed.driver.first_index << ", at most " << plan.most_posted << " posted, "
@@ -140,6 +141,7 @@ inline std::uint64_t draw_features(Dice& dice) {
 
 inline QueueGeometry draw_geometry(Dice& dice, std::uint32_t mtu) {
     const std::uint32_t max_frame = PortGeometry{mtu}.max_frame(dice.percent(50));
+    if (dice.one_in(6)) return {max_frame, max_frame, kHeaderSize};  // a header of its own
     const auto nic_buffer = dice.any_of<std::uint32_t>({0, 1024, 2048, 4096, 16384});
     return nic_buffer == 0 ? QueueGeometry::whole(max_frame) : QueueGeometry{max_frame, nic_buffer};
 }

@@ -73,17 +73,16 @@ class HookedReceiveBed {
           driver_(memory, options.driver),
           buffers_(options.nic_ring + 64 + options.pending_cap +
                    kBurst * (options.geometry.descriptors() + 1)),
-          rooms_(std::make_unique_for_overwrite<std::byte[]>(buffers_.size() *
-                                                             options.geometry.nic_buffer)),
+          rooms_(std::make_unique_for_overwrite<std::byte[]>(buffers_.size() * room_size())),
           path_(static_cast<std::uint32_t>(buffers_.size()),
                 {.geometry = options.geometry,
                  .low_water = options.low_water,
                  .pending_cap = options.pending_cap,
                  .zero_copy = options.zero_copy},
                 counters_, std::move(hook)) {
-        const std::size_t room = options.geometry.nic_buffer;
         for (std::size_t i = 0; i < buffers_.size(); ++i) {
-            buffers_[i].room = {&rooms_[i * room], room};
+            buffers_[i].room = std::span(&rooms_[i * room_size()], room_size())
+                                   .subspan(options.geometry.device_header);
             path_.give_back(&buffers_[i]);
         }
     }
@@ -130,12 +129,28 @@ class HookedReceiveBed {
             posted_.size() * room < frame.size()) {
             return false;
         }
+        write_device_header();
         while (frame.size() > room) {
             fill_next(frame.first(room), false);
             frame = frame.subspan(room);
         }
         fill_next(frame, true);
         return true;
+    }
+
+    // A frame longer than a buffer, of a NIC that knows no limit and has a header of its own only
+    // in the first buffer: in the next ones it begins where that would be (VIRTIO 5.1.6.4).
+    // REQUIRES: the NIC has as many buffers.
+    void arrive_too_long(std::span<const std::byte> frame) {
+        const std::size_t header = options_.geometry.device_header;
+        const std::size_t room = options_.geometry.nic_buffer;
+        write_device_header();
+        fill_next(frame.first(room), false);
+        for (frame = frame.subspan(room); !frame.empty();) {
+            const std::size_t n = std::min(room + header, frame.size());
+            fill_next(frame.first(n), n == frame.size(), header);
+            frame = frame.subspan(n);
+        }
     }
 
     // The first `buffers` buffers' worth of a frame whose rest the NIC is stopped before.
@@ -194,22 +209,34 @@ class HookedReceiveBed {
     }
 
     // What the NIC says of a frame counts in its last descriptor; the others' is anything.
-    void fill_next(std::span<const std::byte> bytes, bool end_of_frame) {
+    void fill_next(std::span<const std::byte> bytes, bool end_of_frame, std::size_t before = 0) {
         auto* buffer = static_cast<FakeBuffer*>(posted_.front());
         posted_.pop_front();
-        dma_write(*buffer, bytes);
+        dma_write(*buffer, bytes, before);
         buffer->delivered = {static_cast<std::uint32_t>(bytes.size()), end_of_frame,
                              checksum_verified_ == end_of_frame};
         filled_.push_back(buffer);
     }
 
-    void dma_write(FakeBuffer& buffer, std::span<const std::byte> frame) {
+    std::size_t room_size() const {
+        return options_.geometry.device_header + options_.geometry.nic_buffer;
+    }
+
+    // In front of the frame that is to be written next.
+    void write_device_header() {
+        if (options_.geometry.device_header == 0) return;
+        const std::vector<std::byte> header(options_.geometry.device_header, std::byte{0xee});
+        dma_write(*static_cast<FakeBuffer*>(posted_.front()), header, header.size());
+    }
+
+    // Begins `before` bytes in front of where the buffer was aimed.
+    void dma_write(FakeBuffer& buffer, std::span<const std::byte> frame, std::size_t before = 0) {
         if (buffer.iova == FakeBuffer::kHost) {
-            std::ranges::copy(frame, buffer.room.begin());
+            std::ranges::copy(frame, buffer.room.data() - before);
             return;
         }
         // Datasheet 7.1.6.1: bit 0 of the packet buffer address is not part of the address.
-        for (std::uint64_t iova = buffer.iova & ~1ULL; !frame.empty();) {
+        for (std::uint64_t iova = (buffer.iova & ~1ULL) - before; !frame.empty();) {
             const std::span<std::byte> page = view_.dma_page(iova);
             const std::size_t n = std::min(page.size(), frame.size());
             std::ranges::copy(frame.first(n), page.begin());

@@ -652,6 +652,76 @@ TEST_CASE("a segmented frame lands in a chain for each piece, and only header si
     require_clean(bed);
 }
 
+// Of a virtio-net device: it writes as much as a buffer holds, behind a header of its own.
+constexpr QueueGeometry kDeviceWithHeader{1518, 1518, kHeaderSize};
+
+TEST_CASE("a NIC's own header never shows, and is written to no byte that is not the guest's") {
+    const std::uint64_t features =
+        GENERATE(kFeatureVersion1 | kFeatureNetMrgRxbuf, std::uint64_t{kFeatureVersion1},
+                 std::uint64_t{0}, kFeatureVersion1 | kFeatureNetMrgRxbuf | kFeatureRingPacked);
+    for (const RxLayout& layout : RxLayout::whole_frame_layouts()) {
+        DYNAMIC_SECTION(layout.name() << ", features " << features) {
+            FakeMemory memory(FakeMemory::equal_regions(4, 8_MiB, 0));
+            ReceiveBed bed(
+                memory, {.driver = {.features = features | kFeatureNetGuestCsum, .layout = layout},
+                         .geometry = kDeviceWithHeader});
+            bed.driver().refill();
+            bed.start();
+            for (std::uint32_t seq = 0; seq < 700; ++seq) {
+                bed.verify_checksums(seq % 3 == 0);
+                REQUIRE(bed.arrive(frame_of(seq, 60 + seq * 2 % 1455)));
+                bed.poll();
+                const auto frames = bed.driver().receive();
+                REQUIRE(sequence_of(frames) == std::vector{seq});
+                CHECK(frames[0].header.flags == (seq % 3 == 0 ? kNetHeaderDataValid : 0));
+                CHECK(frames[0].header.gso_type == kNetHeaderGsoNone);
+            }
+            require_clean(bed);
+        }
+    }
+}
+
+TEST_CASE("a NIC's own header lands where the guest's will be, or the frame is copied") {
+    const auto [features, dma] = GENERATE(std::pair{kFeatureVersion1 | kFeatureNetMrgRxbuf, true},
+                                          std::pair{std::uint64_t{kFeatureVersion1}, true},
+                                          // A header of 10 bytes is too short for one of 12.
+                                          std::pair{std::uint64_t{0}, false});
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(memory, {.driver = {.features = features, .layout = RxLayout::linux_small()},
+                            .geometry = kDeviceWithHeader});
+    bed.driver().refill();
+    bed.start();
+    for (std::uint32_t seq = 0; seq < 100; ++seq) REQUIRE(bed.arrive(frame_of(seq, 1514)));
+    while (bed.poll() > 0) {
+    }
+    CHECK(bed.driver().receive().size() == 100);
+    CHECK(bed.delivered_by_dma() == (dma ? 100 : 0));
+    CHECK(bed.copied(CopyReason::kLayout) == (dma ? 0 : 100));
+    require_clean(bed);
+}
+
+TEST_CASE("what the NIC spills over a buffer behind its own header is dropped as a whole") {
+    const std::uint64_t features =
+        GENERATE(kFeatureVersion1 | kFeatureNetMrgRxbuf, std::uint64_t{kFeatureVersion1});
+    const bool zero_copy = GENERATE(true, false);
+    FakeMemory memory(16_MiB);
+    ReceiveBed bed(
+        memory,
+        {.driver = {.features = features}, .geometry = kDeviceWithHeader, .zero_copy = zero_copy});
+    bed.driver().rx().tolerate_scratch();
+    bed.driver().refill();
+    bed.start();
+    REQUIRE(bed.arrive(frame_of(1, 1514)));
+    bed.arrive_too_long(frame_of(2, 1519));
+    bed.arrive_too_long(frame_of(3, 4000));
+    REQUIRE(bed.arrive(frame_of(4, 1514)));
+    while (bed.poll() > 0) {
+    }
+    CHECK(sequence_of(bed.driver().receive()) == std::vector<std::uint32_t>{1, 4});
+    CHECK(bed.dropped(DropReason::kTooBig) == 2);
+    require_clean(bed);
+}
+
 TEST_CASE("the longest frame in the smallest buffers takes ten descriptors") {
     const QueueGeometry geometry{PortGeometry{kMaxMtu}.max_frame(true), kNicBufferStep};
     FakeMemory memory(16_MiB);
