@@ -72,7 +72,7 @@ EalDevices eal_devices(const Options& options, const std::vector<std::string>& n
 
 bool on_terminal() { return ::isatty(STDOUT_FILENO) != 0; }
 
-std::chrono::seconds stats_interval(const Options& options) {
+std::chrono::milliseconds stats_interval(const Options& options) {
     return options.stats_interval.value_or(std::chrono::seconds(on_terminal() ? 1 : 0));
 }
 
@@ -170,7 +170,7 @@ void Daemon::make_sockets() {
 }
 
 void Daemon::run() {
-    const std::chrono::seconds interval = stats_interval(options_);
+    const std::chrono::milliseconds interval = stats_interval(options_);
     auto next_report = std::chrono::steady_clock::now() + interval;
     int signal = 0;
     while ((signal = wait_for_signal(kTick)) == 0) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -26,7 +27,8 @@ namespace {
 namespace po = boost::program_options;
 
 constexpr unsigned kMostHugeMemory = 1U << 20;  // MiB
-constexpr unsigned kLongestInterval = 86400;    // seconds, a day
+constexpr double kShortestInterval = 0.1;       // seconds
+constexpr double kLongestInterval = 86400;      // a day
 constexpr std::size_t kMaxName = 16;       // mempools carry it in their names, which DPDK limits
 constexpr std::uint16_t kFirstVlan = 1;    // 0 marks a priority tag, IEEE 802.1Q 9.6
 constexpr std::uint16_t kLastVlan = 4094;  // 4095 is reserved
@@ -86,7 +88,7 @@ po::options_description shared_options() {
         ("idle-sleep", po::value<std::string>()->value_name("USEC|off"),
          "longest sleep of a worker that finds nothing; off: pure polling [100]")  //
         ("stats-interval", po::value<std::string>()->value_name("SECONDS"),
-         "print statistics this often; 0: never [1 on a terminal, else 0]")  //
+         "print statistics this often, as 0.5; 0: never [1 on a terminal, else 0]")  //
         ("stats-format", po::value<std::string>()->value_name("text|json"),
          "json: one object a line [text]")  //
         ("log-level", po::value<std::string>()->value_name("LEVEL"),
@@ -364,6 +366,22 @@ unsigned parse_number(const char* option, const std::string& text, unsigned most
     return *number;
 }
 
+std::chrono::milliseconds parse_stats_interval(const std::string& text) {
+    double seconds = 0;
+    const auto [end, error] =
+        std::from_chars(text.data(), text.data() + text.size(), seconds, std::chars_format::fixed);
+    const bool is_number = error == std::errc() && end == text.data() + text.size();
+    // So written that it does not hold for what is no number either.
+    const bool in_range =
+        seconds == 0 || (seconds >= kShortestInterval && seconds <= kLongestInterval);
+    if (!is_number || !in_range) {
+        fail("--stats-interval {}: expected seconds, {} to {}, or 0 for never", text,
+             kShortestInterval, kLongestInterval);
+    }
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::duration<double>(seconds));
+}
+
 std::chrono::microseconds parse_idle_sleep(const std::string& text) {
     constexpr unsigned kMost = 100'000;  // a tenth of a second: longer would look like a hang
     if (text == "off") return std::chrono::microseconds(0);
@@ -412,8 +430,7 @@ void fill(Options& options, const po::variables_map& values) {
     }
     if (values.count("idle-sleep")) options.idle_sleep = parse_idle_sleep(text("idle-sleep"));
     if (values.count("stats-interval")) {
-        options.stats_interval = std::chrono::seconds(
-            parse_number("stats-interval", text("stats-interval"), kLongestInterval));
+        options.stats_interval = parse_stats_interval(text("stats-interval"));
     }
     if (values.count("stats-format")) {
         options.stats_format = parse_stats_format(text("stats-format"));

@@ -61,7 +61,8 @@ struct Options {
     std::vector<unsigned> worker_cpus;  // one worker each, never empty
     unsigned huge_memory = 256;         // MiB for EAL
     std::chrono::microseconds idle_sleep{100};
-    std::optional<std::chrono::seconds> stats_interval;  // none: a second on a terminal, else never
+    // None: a second on a terminal, else never.
+    std::optional<std::chrono::milliseconds> stats_interval;
     StatsFormat stats_format = StatsFormat::kText;
     std::string log_level = "info";
     std::vector<std::string> eal_args;  // after --

@@ -24,7 +24,7 @@ std::vector<std::string> nic(const WireSpec& wire) {
 }
 
 std::vector<std::string> daemon_command(const std::vector<VmSpec>& vms, const WireSpec& wire) {
-    std::vector<std::string> command{environment("ZECORX_VHOST"), "--stats-interval", "1",
+    std::vector<std::string> command{environment("ZECORX_VHOST"), "--stats-interval", "0.2",
                                      "--stats-format", "json"};
     std::ranges::copy(nic(wire), std::back_inserter(command));
     std::ranges::copy(wire.further, std::back_inserter(command));

@@ -42,8 +42,8 @@ EmulatedHost::EmulatedHost(const HostOptions& options)
     : wire_(directory_.path()), machine_(machine_options(directory_.path(), wire_, options)) {
     machine_.wait_ready();
     // Debian's vfio-pci takes no device that no IOMMU confines.
-    const std::string driver = options.iommu ? "vfio-pci " : "uio_pci_generic ";
-    iommu_group_ = first_line(machine_.must("bind-to " + driver + kNic));
+    const std::string driver = options.iommu ? "vfio-pci" : "uio_pci_generic";
+    machine_.must("bind-nic --driver " + driver + " " + kNic);
 }
 
 EmulatedHost::~EmulatedHost() {
@@ -89,6 +89,11 @@ std::string EmulatedHost::wait_for_end(const std::string& name) {
 
 std::string EmulatedHost::log(const std::string& name) {
     return machine_.must("cat /run/" + name + ".log");
+}
+
+std::string EmulatedHost::iommu_group() {
+    const std::string link = std::string("/sys/bus/pci/devices/") + kNic + "/iommu_group";
+    return first_line(machine_.must("basename $(readlink " + link + ")"));
 }
 
 std::size_t EmulatedHost::dma_faults() {

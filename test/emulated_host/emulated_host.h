@@ -16,8 +16,8 @@ struct HostOptions {
 };
 
 // A host in QEMU, with an Intel IOMMU, unless it is left out, and a NIC behind it, an 82576 (igb)
-// unless it is another, that runs the programs
-// under test. Its kernel reports each access of the NIC to memory that nobody mapped for it.
+// unless it is another, that runs the programs under test. scripts/bind-nic takes the NIC from the
+// kernel, which reports each access of the NIC to memory that nobody mapped for it.
 //
 // Thread rule: all methods on the test's main thread.
 class EmulatedHost {
@@ -30,8 +30,8 @@ class EmulatedHost {
 
     Machine& machine() { return machine_; }
     Wire& wire() { return wire_; }
-    // Empty: no IOMMU.
-    const std::string& iommu_group() const { return iommu_group_; }
+    // REQUIRES: it has an IOMMU.
+    std::string iommu_group();
 
     // Runs a program in the background under a name: see scripts/emulated-host/start.
     void start(const std::string& name, const std::string& command);
@@ -54,7 +54,6 @@ class EmulatedHost {
     TempDir directory_;
     Wire wire_;
     Machine machine_;
-    std::string iommu_group_;
 };
 
 }  // namespace zecorx::test

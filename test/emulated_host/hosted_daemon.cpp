@@ -16,7 +16,7 @@ constexpr const char* kStats = "/run/daemon.jsonl";
 std::string command(unsigned vms, const DaemonOptions& options) {
     std::string words = options.setup + "exec " + options.wrapper + " zecorx-vhost --pci " +
                         EmulatedHost::kNic +
-                        " --lcores 1 --huge-mem 128 --idle-sleep 1000 --stats-interval 1"
+                        " --lcores 1 --huge-mem 128 --idle-sleep 1000 --stats-interval 0.2"
                         " --stats-format json" +
                         options.words;
     for (unsigned vm = 0; vm < vms; ++vm) {

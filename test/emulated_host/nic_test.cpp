@@ -100,8 +100,17 @@ TEST_CASE("A NIC of one queue serves a guest that leaves and comes back", "[one-
 TEST_CASE("A virtio-net device as a NIC serves a guest that leaves and comes back",
           "[virtio-nic]") {
     Bed bed(1, {.nic = "virtio-net-pci,disable-legacy=on,iommu_platform=on"});
+    const std::string device = std::string("/sys/bus/pci/devices/") + EmulatedHost::kNic;
+    Machine& machine = bed.host.machine();
+    CHECK(says(machine.must("bind-nic --status"), "vfio-pci"));
+    CHECK(says(machine.run("bind-nic --restore --all").output, "in use by process"));
+
     check_comings_and_goings(bed, false);
     bed.check_end();
+
+    CHECK(says(machine.must("bind-nic --restore --all"), "restored, it has virtio-pci"));
+    CHECK(says(machine.must("basename $(readlink " + device + "/driver)"), "virtio-pci"));
+    machine.must("ip link set $(ls " + device + "/virtio*/net) up");
 }
 
 }  // namespace

@@ -217,6 +217,18 @@ TEST_CASE("a write into a buffer the device has returned is noticed when it is p
     CHECK(guest.net.violations().size() == 1);
 }
 
+TEST_CASE("a write into or next to poisoned buffers is noticed") {
+    const std::uint32_t offset = GENERATE(0U, 11U, 12U, 2059U, 2060U);
+    NetFixture guest(RxLayout::single(2048));
+    guest.net.refill();
+    guest.net.rx().poison();
+    guest.net.rx().check_poison("untouched");
+    CHECK(guest.net.violations() == Violations{});
+    *guest.memory.at(guest.piece_of(7) + offset, 1) ^= std::byte{1};
+    guest.net.rx().check_poison("touched");
+    CHECK(guest.net.violations().size() == 1);
+}
+
 TEST_CASE("a wrong used.len is a violation") {
     NetFixture guest(GENERATE(kMergeable, kPacked));
     guest.net.refill();

@@ -17,6 +17,7 @@ constexpr auto kPatience = 60s;  // with everybody on a busy machine
 
 constexpr const char* kGuestView = "guests: heads once, in order; bytes; poison";
 constexpr const char* kPoison = "memory of dead guests keeps still";
+constexpr const char* kPoisonProbe = "one byte written there would be noticed";
 constexpr const char* kDeadRings = "used rings of dead guests within bounds";
 constexpr const char* kReleased = "the daemon lets go of a dead guest's memory";
 constexpr const char* kAlive = "processes live until they are killed";
@@ -199,6 +200,7 @@ void Soak::bury_guest(std::size_t vm) {
     fill(vm);
     nap(std::chrono::microseconds(dice_.below(20'000)));
     check_fill(vm);
+    probe_fill(vm);
     shared_->guests[vm].serving = false;
 }
 
@@ -241,6 +243,19 @@ void Soak::check_fill(std::size_t vm) {
             kPoison, !damage,
             fmt::format("VM {} is dead, but GPA {:#x} was written", vm, damage.value_or(0)));
     }
+}
+
+// The check before could fail.
+void Soak::probe_fill(std::size_t vm) {
+    const auto regions = guests_[vm].memory->regions();
+    const auto& region = dice_.pick(std::span(regions));
+    const std::uint64_t at = region.gpa + dice_.below(region.size);
+    std::byte* const probed = guests_[vm].memory->at(at, 1);
+    *probed ^= std::byte{1};
+    const auto damage = guests_[vm].memory->find_damage({region.gpa, region.size});
+    *probed ^= std::byte{1};
+    verdicts_.check(kPoisonProbe, damage == at,
+                    fmt::format("a write to GPA {:#x} of dead VM {} went unnoticed", at, vm));
 }
 
 void Soak::kill_daemon(bool restart_at_once) {

@@ -57,6 +57,7 @@ class Soak {
     void await_release(std::size_t vm);
     void fill(std::size_t vm);
     void check_fill(std::size_t vm);
+    void probe_fill(std::size_t vm);
 
     // All VMs leave; everything must be where it was before they came.
     void checkpoint();

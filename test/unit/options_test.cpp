@@ -57,6 +57,16 @@ TEST_CASE("the shortest command line serves one VM with the software NIC") {
     CHECK(options.worker_cpus.size() == 1);
 }
 
+TEST_CASE("statistics come as often as every tenth of a second") {
+    const auto interval = [](const char* seconds) {
+        return parse({"--vdev", "a", "--stats-interval", seconds}).stats_interval;
+    };
+    CHECK(interval("0.1") == std::chrono::milliseconds(100));
+    CHECK(interval("2.5") == std::chrono::milliseconds(2500));
+    CHECK(interval("86400") == std::chrono::hours(24));
+    CHECK(interval("0") == std::chrono::milliseconds(0));
+}
+
 TEST_CASE("every option takes the value it is given") {
     const Options options = parse({"--vdev",
                                    "a,iface=/run/a.sock,mac=52:54:00:00:00:0a,client=1",
@@ -232,7 +242,11 @@ TEST_CASE("what cannot be used is refused with the remedy") {
     CHECK_THAT(error_of({"--vdev", "a", "--idle-sleep", "-1"}), ContainsSubstring("or off"));
     CHECK_THAT(error_of({"--vdev", "a", "--huge-mem", "lots"}), ContainsSubstring("huge-mem"));
     CHECK_THAT(error_of({"--vdev", "a", "--huge-mem=-5"}), ContainsSubstring("huge-mem -5"));
-    CHECK_THAT(error_of({"--vdev", "a", "--stats-interval=-1"}), ContainsSubstring("up to 86400"));
+    for (const char* interval : {"-1", "0.05", "86401", "nan", "inf", "1s", "1e3", "0x1"}) {
+        INFO(interval);
+        const std::string option = std::string("--stats-interval=") + interval;
+        CHECK_THAT(error_of({"--vdev", "a", option.c_str()}), ContainsSubstring("0.1 to 86400"));
+    }
     CHECK_THAT(error_of({"--config", "/tmp"}), ContainsSubstring("not a regular file"));
     CHECK_THAT(error_of({"--vdev", "a", "--stats-format", "xml"}), ContainsSubstring("json"));
     CHECK_THAT(error_of({"--vdev", "a", "--log-level", "loud"}), ContainsSubstring("warning"));
