@@ -12,11 +12,10 @@ namespace {
 constexpr const char* kName = "daemon";
 constexpr const char* kStats = "/run/daemon.jsonl";
 
-// Its worker has one of the two processors, the VMs the other.
 std::string command(unsigned vms, const DaemonOptions& options) {
     std::string words = options.setup + "exec " + options.wrapper + " zecorx-vhost --pci " +
                         EmulatedHost::kNic +
-                        " --lcores 1 --huge-mem 128 --idle-sleep 1000 --stats-interval 0.2"
+                        " --lcores 0 --huge-mem 128 --idle-sleep 1000 --stats-interval 0.2"
                         " --stats-format json" +
                         options.words;
     for (unsigned vm = 0; vm < vms; ++vm) {

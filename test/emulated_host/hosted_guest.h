@@ -61,7 +61,7 @@ class HostedLinux {
   public:
     static constexpr Ipv4 kIp{10, 0, 0, 1};
     static constexpr Ipv4 kPeerIp{10, 0, 0, 2};
-    // Two processors emulate one that emulates one.
+    // A processor emulates one that emulates one.
     static constexpr std::chrono::seconds kBootTimeout{400};
 
     // Returns when it is up.

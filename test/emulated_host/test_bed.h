@@ -14,7 +14,7 @@
 namespace zecorx::test {
 
 inline constexpr std::uint32_t kWarmUp = 1200;  // more for each VM than the NIC has descriptors
-inline constexpr std::uint32_t kFrames = 1500;
+inline constexpr std::uint32_t kFrames = 1200;
 inline constexpr double kLeastZeroCopied = 0.95;
 
 // How often what can be repeated is: EMULATED_HOST_ROUNDS, or once.
