@@ -16,31 +16,31 @@ class ExtentFinder {
   public:
     struct Extent {
         std::byte* hva = nullptr;  // of the first byte
-        std::uint64_t iova = 0;    // of the byte behind the skipped ones
+        std::uint64_t iova = 0;    // likewise
     };
 
     // Knows no region: finds nothing.
     ExtentFinder() = default;
 
-    // Finds buffers in `region` of which, behind the first `skip` bytes, `needed` bytes are for the
-    // device. REQUIRES: needed > 0. `region` and what it points at outlive this.
-    ExtentFinder(const MemoryRegion& region, std::uint32_t skip, std::uint32_t needed)
-        : gpa_(region.gpa), size_(region.size), least_(skip + needed), hva_(region.hva) {
+    // Finds buffers in `region` whose first `needed` bytes are contiguous for the device.
+    // REQUIRES: needed > 0. `region` and what it points at outlive this.
+    ExtentFinder(const MemoryRegion& region, std::uint32_t needed)
+        : gpa_(region.gpa), size_(region.size), needed_(needed), hva_(region.hva) {
         const bool one_page = region.iova_pages.empty();  // IOVA = HVA
         iovas_ = one_page ? &region.hva_as_iova : region.iova_pages.data();
         page_shift_ = one_page ? kAddressBits : region.page_shift;
-        to_page_ = skip + (one_page ? 0 : static_cast<std::uint64_t>(hva_ - region.page_base));
+        to_page_ = one_page ? 0 : static_cast<std::uint64_t>(hva_ - region.page_base);
         page_mask_ = (std::uint64_t{1} << page_shift_) - 1;
         last_in_page_ = page_mask_ + 1 - needed;
         if (needed > page_mask_ + 1) size_ = 0;  // never in one page
     }
 
-    // False: [gpa, gpa + length) is not in the region or too short, or what is for the device is
-    // not in one page, where it may be contiguous all the same.
+    // False: [gpa, gpa + length) is not in the region or too short, or what is needed is not in one
+    // page, where it may be contiguous all the same.
     bool find(std::uint64_t gpa, std::uint32_t length, Extent& found) const {
         const std::uint64_t offset = gpa - gpa_;
         // Neither can wrap; see GuestMemory::translate.
-        if (length < least_ || offset >= size_ || size_ - offset < length) [[unlikely]]
+        if (length < needed_ || offset >= size_ || size_ - offset < length) [[unlikely]]
             return false;
         const std::uint64_t at = offset + to_page_;
         const std::uint64_t in_page = at & page_mask_;
@@ -55,13 +55,13 @@ class ExtentFinder {
 
     std::uint64_t gpa_ = 0;
     std::uint64_t size_ = 0;
-    std::uint32_t least_ = 0;
+    std::uint32_t needed_ = 0;
     unsigned page_shift_ = 0;
     std::byte* hva_ = nullptr;
     std::uint64_t to_page_ = 0;             // from an offset in the region to one in its pages
     const std::uint64_t* iovas_ = nullptr;  // of the pages
     std::uint64_t page_mask_ = 0;
-    std::uint64_t last_in_page_ = 0;  // offset at which what is for the device still fits
+    std::uint64_t last_in_page_ = 0;  // offset at which what is needed still fits
 };
 
 }  // namespace zecorx

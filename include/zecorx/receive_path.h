@@ -125,12 +125,13 @@ class ReceivePath {
         set_log(log);
         header_size_ = net_header_size(features);
         extents_ = {};
-        assert(device_header_ % 2 == 0);
+        assert(device_header() % 2 == 0);
         mergeable_ = (features & kFeatureNetMrgRxbuf) != 0;
         binds_ahead_ = mergeable_ || !limits_.geometry.segmented();
         posts_guest_ = limits_.zero_copy && memory.device_reaches();
         why_copied_ = limits_.zero_copy ? CopyReason::kUnreachable : CopyReason::kDisabled;
         verified_flags_ = (features & kFeatureNetGuestCsum) ? kNetHeaderDataValid : 0;
+        corrects_headers_ = verified_flags_ != 0 || device_header() > 0;
         gathered_.clear();
         likely_flags_ = 0;
         for (void* buffer : idle_.all()) Buffers::aim_at_host(buffer);
@@ -352,18 +353,17 @@ class ReceivePath {
         const std::uint32_t count = ring.acquire_singles(
             static_cast<std::uint32_t>(buffers.size()), plain_.ids(posted_),
             [extents = extents_, usual = ReceivedHeader(likely_flags_), to = buffers.data(),
-             header_size = header_size_, device_header = device_header_](
-                std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
+             header_size = header_size_](std::uint32_t i, std::uint64_t gpa, std::uint32_t length) {
                 ExtentFinder::Extent at;
                 if (!extents.find(gpa, length, at) || (at.iova & 1) != 0) [[unlikely]]
                     return false;
                 usual.write_front(at.hva);
-                Buffers::aim_at_guest(to[i], at.hva + header_size, at.iova + device_header);
+                Buffers::aim_at_guest(to[i], at.hva + header_size, at.iova + header_size);
                 return true;
             });
-        if (corrects_headers()) {
+        if (corrects_headers_) {
             std::fill_n(plain_.flags(posted_), count,
-                        device_header_ > 0 ? kUnknownFlags : likely_flags_);
+                        device_header() > 0 ? kUnknownFlags : likely_flags_);
         }
         return count;
     }
@@ -490,11 +490,11 @@ class ReceivePath {
         return false;
     }
 
-    // Of chains whose header and data are in one piece; finds none where the header has no room for
-    // the device's.
+    // Of chains with the header and room for all the NIC may write in one piece; finds none where
+    // the header has no room for the NIC's.
     ExtentFinder extent_finder(const MemoryRegion& region) const {
-        if (header_size_ < device_header_) return {};
-        return {region, header_size_ - device_header_, device_header_ + limits_.geometry.piece()};
+        if (header_size_ < device_header()) return {};
+        return {region, straight_room()};
     }
 
     // A chain is postable if its first data piece starts right after the header, is contiguous
@@ -506,17 +506,17 @@ class ReceivePath {
         reason = why_copied_;
         if (!posts_guest_) return false;
         reason = CopyReason::kLayout;
-        if (piece.length == 0 || room_before_data() < device_header_) return false;
+        if (piece.length == 0 || room_before_data() < device_header()) return false;
         reason = CopyReason::kSmall;
         if (piece.length < needed) {
             note_short();
             return false;
         }
         reason = CopyReason::kCrossing;
-        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva - device_header_,
-                                            device_header_ + needed);
+        iova = GuestMemory::contiguous_iova(*piece.region, piece.hva - device_header(),
+                                            device_header() + needed);
         if (iova == GuestMemory::kNoIova) return false;
-        iova += device_header_;
+        iova += device_header();
         // 82599 datasheet 7.1.6.1: bit 0 of the packet buffer address is not part of the address.
         reason = CopyReason::kLayout;
         data = piece.hva;
@@ -708,7 +708,7 @@ class ReceivePath {
         const auto count = static_cast<std::uint32_t>(done.size());
         if (!posts_guest_) {
             copy_plain(done);
-        } else if (corrects_headers()) {
+        } else if (corrects_headers_) {
             correct_flags(done);
         }
         if (log_) [[unlikely]]
@@ -746,9 +746,7 @@ class ReceivePath {
         }
     }
 
-    // Whether the header of a frame that lies in a plain slot may not be what was written at
-    // posting.
-    bool corrects_headers() const { return verified_flags_ != 0 || device_header_ > 0; }
+    std::uint32_t device_header() const { return limits_.geometry.device_header; }
 
     // Frames mostly are what those before them were, so the header said the same when its buffer
     // was posted; where not, it is corrected.
@@ -831,7 +829,7 @@ class ReceivePath {
         const std::uint32_t count = slot(complete_).frame_pieces;
         const bool drop = dropped(slot(complete_));
         const bool placed = fits && !drop && fits_bound(bound) && divisible() &&
-                            (count == 1 || device_header_ == 0);
+                            (count == 1 || device_header() == 0);
         if (placed) {
             place(bound, count);
         } else if (!drop) {
@@ -1204,7 +1202,6 @@ class ReceivePath {
     }
 
     const ReceiveLimits limits_;
-    const std::uint32_t device_header_ = limits_.geometry.device_header;  // bytes
     VmCounters& counters_;
     [[no_unique_address]] Hook hook_;
     AnyRing ring_;
@@ -1213,6 +1210,7 @@ class ReceivePath {
     std::uint32_t header_size_ = kHeaderSize;
     std::uint8_t verified_flags_ = 0;  // of the header of a frame whose checksum the NIC verified
     std::uint8_t likely_flags_ = 0;    // of the frame before
+    bool corrects_headers_ = false;    // which may not be what was written at posting
     bool posts_guest_ = false;         // else every frame is copied, because:
     CopyReason why_copied_ = CopyReason::kDisabled;
     bool mergeable_ = false;

@@ -161,17 +161,16 @@ class ChainBench {
 
     void find_extent() {
         const MemoryRegion& region = ram_.any(input_);
-        const std::uint32_t skip = input_.below(16);
         const std::uint32_t needed = 1 + input_.below(2048);
         const std::uint64_t gpa = ram_.address(input_);
         const std::uint32_t length = GuestRam::length(input_);
         ExtentFinder::Extent extent;
-        if (!ExtentFinder(region, skip, needed).find(gpa, length, extent)) return;
+        if (!ExtentFinder(region, needed).find(gpa, length, extent)) return;
         const GuestRange range = ram_.memory().translate(gpa, length);
         expect(range.region == &region && range.length == length && range.hva == extent.hva,
                "a found buffer lies in its region");
-        expect(length >= skip + needed, "a found buffer is long enough");
-        expect(GuestMemory::contiguous_iova(region, extent.hva + skip, needed) == extent.iova,
+        expect(length >= needed, "a found buffer is long enough");
+        expect(GuestMemory::contiguous_iova(region, extent.hva, needed) == extent.iova,
                "a found buffer is contiguous for the device, where its table says");
     }
 
