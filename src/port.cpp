@@ -65,11 +65,15 @@ void Port::check(int result, const std::string& attempted) const {
     throw std::runtime_error(fmt::format("cannot {}: {}", attempted, rte_strerror(-result)));
 }
 
+// Tagged frames reach a VM only with trunk=, because with vlan= their tag is taken off.
+std::uint32_t Port::max_frame(const VmOptions& vm) const {
+    return geometry_.max_frame(!vm.trunk.empty());
+}
+
 QueueGeometry Port::geometry_for(const VmOptions& vm) const {
-    // Tagged frames reach a VM only with trunk=, because with vlan= their tag is taken off.
-    const std::uint32_t max_frame = geometry_.max_frame(!vm.trunk.empty());
-    if (!vm.rxbuf) return QueueGeometry::whole(max_frame);
-    return {max_frame, *vm.rxbuf};
+    const std::uint32_t longest = max_frame(vm);
+    if (!vm.rxbuf) return QueueGeometry::whole(longest);
+    return {longest, *vm.rxbuf};
 }
 
 // What a driver would compute by the processor, the guest does as well, and without a frame that

@@ -153,6 +153,8 @@ class Port {
   protected:
     Port(EthDevice device, std::vector<VmOptions> vms, const PortGeometry& geometry);
 
+    // F: the longest frame that the NIC may write for this VM, in bytes.
+    virtual std::uint32_t max_frame(const VmOptions& vm) const;
     std::uint64_t transmit_offloads() const;
     // What the driver says.
     FrameCounts counted() const;

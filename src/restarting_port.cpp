@@ -130,7 +130,7 @@ std::uint16_t RestartingPort::queue_of(std::uint16_t pool) const {
 // F of a NIC that does not write as much as a buffer holds. Such NICs take frames as long as the
 // MTU and the tags they expect make them, tagged or not; the driver says what that adds to the MTU,
 // with the CRC, which is stripped.
-std::uint32_t RestartingPort::longest_by_dma() const {
+std::uint32_t RestartingPort::max_frame(const VmOptions&) const {
     constexpr std::uint32_t kCrc = 4;
     const std::uint32_t with_a_tag = geometry_.max_frame(true);
     const rte_eth_dev_info& info = device_.info;
@@ -142,10 +142,7 @@ std::uint32_t RestartingPort::longest_by_dma() const {
 }
 
 QueueGeometry RestartingPort::geometry_for(const VmOptions& vm) const {
-    if (!fills_buffers()) {
-        const std::uint32_t longest = longest_by_dma();
-        return vm.rxbuf ? QueueGeometry{longest, *vm.rxbuf} : QueueGeometry::whole(longest);
-    }
+    if (!fills_buffers()) return Port::geometry_for(vm);
     return {longest_frame_ != 0 ? std::min(longest_frame_, room_) : room_, room_,
             is_virtio_ ? kHeaderSize : 0};
 }
@@ -158,13 +155,13 @@ QueueGeometry RestartingPort::geometry_for(const VmOptions& vm) const {
 // scattered.
 std::uint64_t RestartingPort::receive_offloads() const {
     std::uint64_t wanted = 0;
-    if (device_.has_dma()) {
-        if (!vmdq() && !is_virtio_) wanted |= RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
-        if (!is_virtio_) wanted |= RTE_ETH_RX_OFFLOAD_CHECKSUM;
+    if (fills_buffers()) {
+        wanted |= RTE_ETH_RX_OFFLOAD_SCATTER;
+        if (!device_.has_dma()) wanted |= RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
     } else {
-        wanted |= RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
+        wanted |= RTE_ETH_RX_OFFLOAD_CHECKSUM;
+        if (!vmdq()) wanted |= RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
     }
-    if (fills_buffers()) wanted |= RTE_ETH_RX_OFFLOAD_SCATTER;
     return wanted & device_.info.rx_offload_capa;
 }
 
@@ -221,10 +218,9 @@ void RestartingPort::start() {
     for (Queue& queue : queues_) {
         if (queue.pool != nullptr) continue;
         if (spare == nullptr) {
-            spare =
-                &keep(make_host_pool(fmt::format("unowned_{}", device_.id),
-                                     kSpareBuffers * static_cast<unsigned>(queues_.size()),
-                                     QueueGeometry::whole(longest_by_dma()).nic_buffer, socket_));
+            spare = &keep(make_host_pool(fmt::format("unowned_{}", device_.id),
+                                         kSpareBuffers * static_cast<unsigned>(queues_.size()),
+                                         QueueGeometry::whole(max_frame({})).nic_buffer, socket_));
         }
         queue.pool = spare;
     }

@@ -44,7 +44,7 @@ class RestartingPort final : public Port {
     bool vmdq() const { return device_.has_vmdq(); }
     bool fills_buffers() const { return !device_.has_dma() || is_virtio_; }
     std::uint16_t queue_of(std::uint16_t pool) const;
-    std::uint32_t longest_by_dma() const;
+    std::uint32_t max_frame(const VmOptions& vm) const override;
     void check_vms() const;
     void choose_descriptors();
     void choose_room();
